@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+Usage: serve.sh [IMAGE]
+
+Serves the trained model as SageMaker would, until Ctrl-C: with IMAGE in a container of it, which cannot
+write to the model, without IMAGE as a plain process of this tree. `predict.sh FILE` asks it.
+
+  TEST_DIR   the miniature /opt/ml that holds model/ (default: test_dir beside this script)
+  PORT       the port on this machine (default: 8080)
+  GPUS       with IMAGE: the GPUs the container gets, for example all (default: none)
+TEXT
+}
+
+fail() {
+  echo "serve.sh: $1" >&2
+  exit 1
+}
+
+case "${1-}" in
+  -h | --help) usage && exit ;;
+  -*) usage >&2 && exit 2 ;;
+esac
+[ $# -le 1 ] || { usage >&2 && exit 2; }
+
+image=${1-}
+here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+TEST_DIR=${TEST_DIR:-$here/test_dir}
+PORT=${PORT:-8080}
+[ -d "$TEST_DIR/model" ] || fail "there is no $TEST_DIR/model; train.sh makes one."
+TEST_DIR=$(CDPATH='' cd -- "$TEST_DIR" && pwd)
+
+if [ -z "$image" ]; then
+  python=$here/../.venv/bin/python
+  if [ ! -x "$python" ]; then
+    python=$(command -v python3) || fail "there is no python3; install it, then run 'make environment'."
+    echo "serve.sh: there is no .venv, so python3 runs it; 'make environment' makes one with all it needs." >&2
+  fi
+  SAGEMAKER_BASE_DIR=$TEST_DIR SAGEMAKER_BIND_TO_PORT=$PORT exec "$python" "$here/../program/serve"
+fi
+
+command -v docker >/dev/null || fail 'docker is not installed; without IMAGE a plain process serves.'
+docker version >/dev/null 2>&1 || fail "the Docker engine does not answer; see what 'docker version' says."
+exec docker run --rm ${GPUS:+--gpus "$GPUS"} -v "$TEST_DIR/model:/opt/ml/model:ro" -p "$PORT:8080" "$image" serve

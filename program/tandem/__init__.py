@@ -1,0 +1,1 @@
+"""The machine: SageMaker's container contract, with no framework and no algorithm by name."""

@@ -1,0 +1,137 @@
+"""The training data of a channel, listed once and in an order that no file system decides."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from tandem.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 5  # names in a message
+
+
+def labelled_files(
+    directory: Path, suffixes: Collection[str], channel: str, *, minimum_classes: int = 2
+) -> list[tuple[Path, str]]:
+    """Return every file with one of the suffixes (in any case) and its label, sorted by label, then path.
+
+    The label is the first folder below the channel; folders nested deeper belong to it. Hidden files
+    and folders and macOS's `__MACOSX` do not count. Links are followed, except back into a parent.
+    Raises UserError, saying what was found instead, unless there are files of `minimum_classes` labels.
+    """
+    wanted = tuple(sorted({suffix.lower() for suffix in suffixes}))
+    expected = f"expected one folder per class with {_listed(wanted, 'or')} files"
+    folders, loose = _top(directory, channel, expected)
+    where = f"the channel '{channel}' at {directory}"
+
+    found: list[tuple[str, str]] = []
+    others: Counter[str] = Counter()
+    for label in folders:
+        before = len(found)
+        for path in _files(directory, label, channel):
+            if path.lower().endswith(wanted):
+                found.append((label, path))
+            else:
+                others[os.path.splitext(path)[1].lower() or "no suffix"] += 1  # noqa: PTH122 - a million times
+        if len(found) == before:
+            logger.warning(
+                "%s has no %s file in its folder %s", where, _listed(wanted, "or"), _printable(label)
+            )
+    if not found:
+        raise UserError(
+            f"{where} holds {_counted(folders, 'folder')} with {_kinds(others)} in them; {expected}"
+        )
+    if loose:
+        logger.warning(
+            "%s holds %s beside the folders of the classes; ignored", where, _counted(loose, "file")
+        )
+    labels = sorted({label for label, _ in found})
+    if len(labels) < minimum_classes:
+        raise UserError(
+            f"{where} holds {_counted(labels, 'class', 'classes')}; {expected}, "
+            f"and at least {minimum_classes} of them{_misplaced(directory, labels, found)}"
+        )
+    return [(Path(path), label) for label, path in sorted(found)]
+
+
+def _top(directory: Path, channel: str, expected: str) -> tuple[list[str], list[str]]:
+    """Return the names of the folders and of the files right in the channel."""
+    where = f"the channel '{channel}'"
+    if not directory.exists():
+        raise UserError(f"{where} is missing: there is no folder {directory}; {expected}")
+    if not directory.is_dir():
+        raise UserError(f"{where} at {directory} is not a folder; {expected}")
+    folders: list[str] = []
+    files: list[str] = []
+    for entry in sorted(_entries(str(directory), channel), key=lambda entry: entry.name):
+        (folders if entry.is_dir() else files).append(entry.name)
+    if not folders and not files:
+        raise UserError(f"{where} at {directory} is empty; {expected}")
+    if not folders:
+        raise UserError(f"{where} at {directory} holds {_counted(files, 'file')} and no folders; {expected}")
+    return folders, files
+
+
+def _files(directory: Path, label: str, channel: str) -> Iterator[str]:
+    """Yield the paths of all files below one class's folder."""
+    root = os.stat(directory)  # noqa: PTH116 - the loop below stats strings too
+    pending = [(os.path.join(directory, label), frozenset({(root.st_dev, root.st_ino)}))]  # noqa: PTH118
+    while pending:
+        folder, parents = pending.pop()
+        status = os.stat(folder)  # noqa: PTH116
+        identity = (status.st_dev, status.st_ino)
+        if identity in parents:
+            continue  # a link back into a folder that holds it
+        for entry in _entries(folder, channel):
+            if entry.is_dir():
+                pending.append((entry.path, parents | {identity}))
+            elif entry.is_file():
+                yield entry.path
+
+
+def _entries(folder: str, channel: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if entry.name[0] != "." and entry.name != "__MACOSX"]
+    except OSError as error:
+        raise UserError(f"the channel '{channel}' cannot be read at {folder}: {error.strerror}") from error
+
+
+def _misplaced(directory: Path, labels: Sequence[str], found: Sequence[tuple[str, str]]) -> str:
+    """Return a hint if the folders of the classes lie one level too deep."""
+    if len(labels) != 1:
+        return ""
+    inside = {Path(path).relative_to(directory / labels[0]).parts for _, path in found}
+    deeper = sorted({parts[0] for parts in inside if len(parts) > 1})
+    if len(deeper) < 2:
+        return ""
+    return (
+        f"; the folder {_printable(labels[0])} holds {_counted(deeper, 'folder')}: "
+        "if these are the classes, put them directly into the channel"
+    )
+
+
+def _counted(names: Sequence[str], one: str, many: str = "") -> str:
+    number = f"{len(names)} {one if len(names) == 1 else many or one + 's'}"
+    return f"{number} ({_listed(names)})" if names else number
+
+
+def _kinds(others: Counter[str]) -> str:
+    kinds = [f"{count} {kind}" for kind, count in sorted(others.items())]
+    return f"{sum(others.values())} other files ({_listed(kinds)})" if kinds else "no files"
+
+
+def _listed(names: Sequence[str], word: str = "") -> str:
+    shown = [_printable(name) for name in names[:SHOWN]]
+    if len(names) > SHOWN and not word:
+        return f"{', '.join(shown)} and {len(names) - SHOWN} more"
+    if word and len(names) > 1:
+        return f"{', '.join(names[:-1])} {word} {names[-1]}"
+    return ", ".join(shown)
+
+
+def _printable(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

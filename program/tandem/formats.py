@@ -1,0 +1,249 @@
+"""Media types, and the formats in which rows come and go where an algorithm has no functions of its own.
+
+Rows are an array, one row along its first axis, or a list with one item a row.
+"""
+
+import csv
+import io
+import json
+import math
+import tokenize
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import dump_options_header, parse_accept_header, parse_options_header
+
+from tandem.errors import ModelError, NotAcceptable, UnsupportedMediaType, UserError
+
+Rows = NDArray[Any] | Sequence[Any]
+
+JSON = "application/json"
+JSON_LINES = "application/jsonlines"
+CSV = "text/csv"
+NPY = "application/x-npy"
+SYNONYMS = dict.fromkeys(("application/x-jsonlines", "application/jsons", "application/x-ndjson"), JSON_LINES)
+# A closed list, because some of Python's codecs take quadratic time.
+CHARSETS = ("utf-8", "utf8", "us-ascii", "utf-16", "iso-8859-1", "iso-8859-15", "latin1", "windows-1252")
+NUMERIC = "biufc"  # NumPy's kinds of numbers
+NPY_FAULTS = (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
+NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def parse_media_type(header: str | None) -> tuple[str, dict[str, str]]:
+    """Return a header's media type in lower case and its parameters; an empty or missing header gives ""."""
+    media_type, parameters = parse_options_header(header)
+    return media_type.strip().lower(), parameters
+
+
+def canonical_media_type(header: str | None) -> str:
+    """Return the header with its media type in lower case, by its usual name, and its parameters kept."""
+    media_type, parameters = parse_media_type(header)
+    return dump_options_header(SYNONYMS.get(media_type, media_type), parameters)
+
+
+def negotiate(accept: str | None, offered: Sequence[str], default: str) -> str:
+    """Return which of the offered media types suits an `Accept` header best, as `offered` spells it.
+
+    The default answers a missing header. Of types that the caller likes equally well, one named in full goes
+    before one that a wildcard allows, then the default, then the order of `offered`. Parameters do not count.
+    Raises NotAcceptable if none suits.
+    """
+    ordered = sorted(offered, key=lambda kind: _name(kind) != _name(default))
+    accept = (accept or "").replace("q=.", "q=0.")  # Java's default header has the short form
+    if not accept.strip(" ,"):
+        return ordered[0]
+    ranges = [(_name(item), quality) for item, quality in parse_accept_header(accept, MIMEAccept)]
+    best = max(ordered, key=lambda kind: _suitability(_name(kind), ranges))
+    if _suitability(_name(best), ranges)[0] == 0:
+        raise NotAcceptable(f"Accept is {accept!r:.200}; this model can answer with {', '.join(offered)}.")
+    return best
+
+
+def decode_rows(body: bytes, content_type: str) -> Rows:
+    """Return the rows of a request's body: CSV of numbers and NPY as an array, anything else as a list.
+
+    Raises UnsupportedMediaType for other types and unknown charsets, UserError for a body that does not
+    hold at least one row of what its type promises.
+    """
+    media_type, parameters = parse_media_type(canonical_media_type(content_type))
+    if media_type not in DECODERS:
+        raise UnsupportedMediaType(
+            f"the Content-Type {content_type!r:.200} cannot be read; expected one of {', '.join(DECODERS)}."
+        )
+    rows = DECODERS[media_type](body, parameters) if body else ()
+    if len(rows) == 0:
+        raise UserError(f"the request's body holds no rows; expected {media_type} with at least one.")
+    return rows
+
+
+def encode_rows(prediction: Any, accept: str) -> bytes:
+    """Return the prediction's rows in the negotiated media type; no text ends in a newline.
+
+    So batch transform's `AssembleWith: Line` makes no blank lines. NaN and infinities are null in JSON.
+    Raises NotAcceptable for rows that the type cannot hold, ModelError for what is not rows at all.
+    """
+    if _name(accept) not in ENCODERS:
+        raise NotAcceptable(f"{accept!r:.200} cannot be written; expected one of {', '.join(ENCODERS)}.")
+    if not isinstance(prediction, list | tuple) and hasattr(prediction, "__array__"):
+        prediction = np.asarray(prediction)  # a framework's tensor, a data frame
+    if not isinstance(prediction, list | tuple | np.ndarray) or getattr(prediction, "ndim", 1) == 0:
+        raise ModelError(f"predict_fn gave a {type(prediction).__name__}; expected an array or list of rows.")
+    return ENCODERS[_name(accept)](prediction)
+
+
+def _name(media_type: str) -> str:
+    return canonical_media_type(media_type).partition(";")[0]
+
+
+def _suitability(media_type: str, ranges: Sequence[tuple[str, float]]) -> tuple[float, int]:
+    """Return the quality a caller gives to a type, by the range that is most specific about it."""
+    patterns = {media_type: 2, f"{media_type.partition('/')[0]}/*": 1, "*/*": 0, "*": 0}
+    specificity, quality = max(((patterns[n], q) for n, q in ranges if n in patterns), default=(0, 0.0))
+    return quality, specificity
+
+
+def _text(body: bytes, parameters: Mapping[str, str]) -> str:
+    charset = parameters.get("charset", "utf-8").lower()
+    if charset not in CHARSETS:
+        raise UnsupportedMediaType(f"the charset {charset!r:.60} is not known; send UTF-8.")
+    try:
+        return body.decode(charset).removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")  # a byte order mark
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"the body is not text in {charset}: {error.reason} at byte {error.start}."
+        ) from error
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{where} is JSON that is nested too deeply.") from error
+    except ValueError as error:
+        raise UserError(f"{where} is not JSON: {error}.") from error
+
+
+def _decode_json(body: bytes, parameters: Mapping[str, str]) -> Rows:
+    value = _parsed(_text(body, parameters), "the body")
+    rows = value.get("instances") if isinstance(value, dict) else value
+    if isinstance(rows, list):
+        return rows
+    found = f"an object with the keys {list(value)}" if isinstance(value, dict) else json.dumps(value)
+    raise UserError(f'the JSON body is {found:.200}; expected {{"instances": [...]}} or a bare list of rows.')
+
+
+def _decode_json_lines(body: bytes, parameters: Mapping[str, str]) -> Rows:
+    lines = enumerate(_text(body, parameters).split("\n"), 1)  # JSON's own strings may hold other line ends
+    return [_parsed(line, f"line {number} of the body") for number, line in lines if line.strip()]
+
+
+def _decode_csv(body: bytes, parameters: Mapping[str, str]) -> Rows:
+    """Return numbers as a float64 array of (rows, columns); with any other cell, lists of texts."""
+    reader = csv.reader(io.StringIO(_text(body, parameters), newline=""), strict=True)
+    rows: list[list[str]] = []
+    try:
+        for row in filter(None, reader):
+            rows.append(row)
+            if len(row) != len(rows[0]):
+                wanted = f"expected {len(rows[0])}, as in the first row"
+                raise UserError(f"line {reader.line_num} of the CSV has {len(row)} columns; {wanted}.")
+    except csv.Error as error:
+        raise UserError(f"line {reader.line_num} of the body is not CSV: {error}.") from error
+    if parameters.get("header", "").lower() == "present":
+        del rows[:1]
+    try:
+        return np.array(rows, dtype=np.float64)
+    except ValueError:
+        return rows
+
+
+def _decode_npy(body: bytes, _parameters: Mapping[str, str]) -> Rows:
+    """Return the array; nothing is unpickled, and no memory taken before the header fits the body."""
+    stream = io.BytesIO(body)
+    try:
+        shape, fortran, dtype = NPY_HEADERS[np.lib.format.read_magic(stream)](stream)
+    except NPY_FAULTS as error:
+        raise UserError(f"the body is not an NPY file of version 1 or 2: {error!s:.200}.") from error
+    if dtype.kind not in NUMERIC:
+        raise UserError(f"the NPY body holds values of type {dtype!s:.60}; expected numbers.")
+    if not 1 <= len(shape) <= 32 or min(shape) < 1:
+        raise UserError(f"the NPY body has the shape {shape!s:.60}; expected (rows, ...), none of them 0.")
+    given = len(body) - stream.tell()
+    if math.prod(shape) * dtype.itemsize != given:
+        raise UserError(
+            f"the NPY body has the shape {shape!s:.60} of {dtype}, which its {given} bytes after the header "
+            "do not fit: it is cut short, or something follows it."
+        )
+    array = np.frombuffer(body, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")
+    return array.astype(dtype.newbyteorder("="), order="C")  # a copy: the body's own memory is read-only
+
+
+def _dumped(value: Any) -> str:
+    try:
+        return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"predict_fn gave what JSON cannot hold: {error}.") from error
+
+
+def _plain(value: Any) -> Any:
+    """Return the value without NumPy's types, and with None for numbers that JSON does not have."""
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind in "biu" or (value.dtype.kind == "f" and np.isfinite(value).all()):
+            return value.tolist()
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {key.item() if isinstance(key, np.generic) else key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return _plain(np.asarray(value)) if hasattr(value, "__array__") else value
+
+
+def _encode_csv(rows: Rows) -> bytes:
+    echo: Any = SimpleNamespace(write=str)  # so `writerow` returns its line
+    writer = csv.writer(echo)  # which ends in \r\n, as only then every version of Python quotes both
+    return _encoded("\n".join(writer.writerow(_cells(row)).removesuffix("\r\n") for row in rows))
+
+
+def _cells(row: Any) -> list[Any]:
+    cells = np.atleast_1d(row).tolist() if isinstance(row, np.ndarray) else row
+    cells = cells if isinstance(cells, list | tuple) else [cells]
+    cells = [cell.item() if isinstance(cell, np.generic) else cell for cell in cells]
+    if not all(cell is None or isinstance(cell, str | int | float) for cell in cells):
+        raise NotAcceptable(f"a row of the prediction is not a flat list; ask for {JSON}, not {CSV}.")
+    return cells
+
+
+def _encode_npy(rows: Rows) -> bytes:
+    try:
+        array = np.asarray(rows)
+    except ValueError as error:
+        raise NotAcceptable(f"the prediction's rows differ in shape; ask for {JSON}, not {NPY}.") from error
+    if array.dtype.kind not in NUMERIC:
+        raise NotAcceptable(f"the prediction's rows are not all numbers; ask for {JSON}, not {NPY}.")
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes JSON's own escape for it
+
+
+DECODERS: dict[str, Callable[[bytes, Mapping[str, str]], Rows]] = {
+    JSON: _decode_json,
+    JSON_LINES: _decode_json_lines,
+    CSV: _decode_csv,
+    NPY: _decode_npy,
+}
+ENCODERS: dict[str, Callable[[Rows], bytes]] = {
+    JSON: lambda rows: _encoded(_dumped({"predictions": rows})),
+    JSON_LINES: lambda rows: _encoded("\n".join(map(_dumped, rows))),
+    CSV: _encode_csv,
+    NPY: _encode_npy,
+}

@@ -1,0 +1,201 @@
+"""The environment, read once, in this one place, into a frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import UserError
+
+
+def _whole(minimum: int, maximum: int) -> Callable[[str], int]:
+    def cast(text: str) -> int:
+        number = int(text)
+        if not minimum <= number <= maximum:
+            raise ValueError
+        return number
+
+    cast.__doc__ = f"a whole number from {minimum} to {maximum}"
+    return cast
+
+
+def _number(minimum: float, maximum: float) -> Callable[[str], float]:
+    def cast(text: str) -> float:
+        number = float(text)
+        if not minimum <= number <= maximum:
+            raise ValueError
+        return number
+
+    cast.__doc__ = f"a number from {minimum:g} to {maximum:g}"
+    return cast
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def cast(text: str) -> str:
+        word = text.strip().lower()
+        if word not in words:
+            raise ValueError
+        return word
+
+    cast.__doc__ = " or ".join(words)
+    return cast
+
+
+def _log_level(text: str) -> int:
+    """a Python logging level, as a number (10 debug, 20 info, 30 warning) or a name"""  # noqa: D400, D403, D415
+    word = text.strip().upper()
+    return int(logging.getLevelName(word) if word.isalpha() else word)
+
+
+def _setting(
+    variables: str, default: Any, cast: Callable[[str], Any], help_text: str, shown: str | None = None
+) -> Any:
+    """Declare a setting: its variables (first one set wins), its default as a value, and its help."""
+    metadata = {"variables": variables.split(), "cast": cast, "help": help_text, "shown": shown}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says; every field works without being set."""
+
+    base_dir: Path = _setting(
+        "SAGEMAKER_BASE_DIR",
+        Path("/opt/ml"),
+        Path,
+        "Root of the platform's tree; another one for local runs.",
+    )
+    algorithm: str = _setting(
+        "ALGORITHM",
+        "",
+        str,
+        "The algorithm, a Python module of `program/`.",
+        shown="algorithms.image_classifier",
+    )
+    program: str = _setting(
+        "SAGEMAKER_PROGRAM",
+        "",
+        str,
+        "A Python file of yours that takes the algorithm's place, in `SAGEMAKER_SUBMIT_DIRECTORY`, "
+        "the `code` channel, `code/` beside the model, or `/opt/ml/code`.",
+    )
+    submit_directory: str = _setting(
+        "SAGEMAKER_SUBMIT_DIRECTORY", "", str, "The folder that holds `SAGEMAKER_PROGRAM`."
+    )
+    device: str = _setting(
+        "TANDEM_DEVICE",
+        "auto",
+        _one_of("auto", "gpu", "cpu"),
+        "`auto`: a GPU where one is usable; `gpu`: an unusable GPU is an error; `cpu`: never a GPU.",
+    )
+    visible_devices: str | None = _setting(
+        "CUDA_VISIBLE_DEVICES", None, str, "CUDA's own variable: GPUs outside it are left alone.", shown="all"
+    )
+    backend: str = _setting(
+        "BACKEND",
+        "auto",
+        _one_of("auto", "tensorflow", "openvino"),
+        "Which engine computes when serving; `auto`: the GPU's TensorFlow, else OpenVINO, else TensorFlow.",
+    )
+    port: int = _setting(
+        "SAGEMAKER_BIND_TO_PORT",
+        8080,
+        _whole(1, 65535),
+        "The port that `serve` listens on, on all interfaces.",
+    )
+    workers: int | None = _setting(
+        "SAGEMAKER_MODEL_SERVER_WORKERS MODEL_SERVER_WORKERS",
+        None,
+        _whole(1, 256),
+        "Serving processes, each with its own copy of the model.",
+        shown="one, or one a GPU",
+    )
+    threads: int = _setting(
+        "SERVER_THREADS", 64, _whole(2, 1024), "Request threads a serving process has; they read and decode."
+    )
+    timeout: float = _setting(
+        "SAGEMAKER_MODEL_SERVER_TIMEOUT MODEL_SERVER_TIMEOUT",
+        60,
+        _number(1, 3600),
+        "Seconds after which a request that still waits is answered with 503 and not computed.",
+    )
+    max_batch_rows: int | None = _setting(
+        "MAX_BATCH_ROWS",
+        None,
+        _whole(1, 65536),
+        "Rows the model computes at once, at most.",
+        shown="the algorithm's own",
+    )
+    batch_wait_ms: float = _setting(
+        "BATCH_WAIT_MS",
+        5,
+        _number(0, 1000),
+        "Milliseconds a batch waits for requests that are still being decoded; a lone request never waits.",
+    )
+    queue_rows: int = _setting(
+        "QUEUE_ROWS", 1024, _whole(1, 1_000_000), "Rows that may wait for the model; past it, 503 at once."
+    )
+    max_payload_mb: int = _setting(
+        "SAGEMAKER_MAX_PAYLOAD_IN_MB", 100, _whole(0, 1024), "Largest request body in MB; 0: no limit."
+    )
+    default_accept: str = _setting(
+        "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT",
+        "application/json",
+        str,
+        "The answer's media type where the caller names none.",
+    )
+    log_level: int = _setting(
+        "SAGEMAKER_CONTAINER_LOG_LEVEL",
+        logging.INFO,
+        _log_level,
+        "Python's logging level: 10 debug, 20 info, 30 warning.",
+    )
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the settings from `environ`; raise `UserError` naming every variable that is off."""
+        values: dict[str, Any] = {}
+        faults = []
+        for field in dataclasses.fields(cls):
+            for variable in field.metadata["variables"]:
+                text = environ.get(variable)
+                if text is None or (text == "" and field.default is not None):
+                    continue
+                try:
+                    values[field.name] = field.metadata["cast"](text)
+                except ValueError:
+                    expected = field.metadata["cast"].__doc__
+                    faults.append(f"the environment variable {variable} is {text!r}; expected {expected}")
+                break
+        if faults:
+            raise UserError("; ".join(faults) + ".")
+        return cls(**values)
+
+
+def find_base_dir(environ: Mapping[str, str]) -> Path:
+    """Give the root of the platform's tree even where other settings are off: failures are written there."""
+    return Path(environ.get("SAGEMAKER_BASE_DIR") or Settings.base_dir)
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Give (variable, default, meaning) for each setting, for the README and `--help`."""
+    rows = []
+    for field in dataclasses.fields(Settings):
+        shown = field.metadata["shown"]
+        default = shown if shown is not None else str(field.default)
+        rows.append((" or ".join(field.metadata["variables"]), default, field.metadata["help"]))
+    return rows
+
+
+def render_settings() -> str:
+    """Give the settings as text for `--help`: a variable with its default, then its meaning."""
+    lines = []
+    for variables, default, meaning in describe():
+        lines.append(f"  {variables} (default: {default or 'none'})")
+        lines.append(textwrap.fill(meaning, 100, initial_indent="      ", subsequent_indent="      "))
+    return "\n".join(lines)

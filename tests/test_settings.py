@@ -1,0 +1,62 @@
+import logging
+from pathlib import Path
+
+import pytest
+
+from tandem.errors import UserError
+from tandem.settings import Settings, describe, render_settings
+
+
+def test_defaults_work_with_nothing_set():
+    settings = Settings.load({})
+    assert settings.base_dir == Path("/opt/ml")
+    assert (settings.port, settings.device, settings.backend) == (8080, "auto", "auto")
+
+
+def test_variables_are_read_and_typed():
+    settings = Settings.load(
+        {
+            "SAGEMAKER_BASE_DIR": "/tmp/ml",
+            "SAGEMAKER_BIND_TO_PORT": "9000",
+            "TANDEM_DEVICE": " CPU",
+            "SAGEMAKER_MODEL_SERVER_TIMEOUT": "2.5",
+        }
+    )
+    assert settings.base_dir == Path("/tmp/ml")
+    assert (settings.port, settings.device, settings.timeout) == (9000, "cpu", 2.5)
+
+
+def test_the_first_variable_of_a_setting_wins():
+    """SageMaker's own name beats the tutorials' older one."""
+    both = {"SAGEMAKER_MODEL_SERVER_WORKERS": "3", "MODEL_SERVER_WORKERS": "5"}
+    assert Settings.load(both).workers == 3
+    assert Settings.load({"MODEL_SERVER_WORKERS": "5"}).workers == 5
+
+
+@pytest.mark.parametrize(("text", "level"), [("20", logging.INFO), ("10", 10), ("warning", logging.WARNING)])
+def test_log_levels_are_numbers_or_names(text, level):
+    assert Settings.load({"SAGEMAKER_CONTAINER_LOG_LEVEL": text}).log_level == level
+
+
+def test_an_empty_variable_is_as_one_not_set_but_for_cuda():
+    """An empty CUDA_VISIBLE_DEVICES hides every GPU, so it must not be lost."""
+    settings = Settings.load({"SAGEMAKER_BIND_TO_PORT": "", "BACKEND": "", "CUDA_VISIBLE_DEVICES": ""})
+    assert (settings.port, settings.backend, settings.visible_devices) == (8080, "auto", "")
+
+
+def test_every_variable_that_is_off_is_named_with_what_it_may_be():
+    with pytest.raises(UserError) as caught:
+        Settings.load(
+            {"SAGEMAKER_BIND_TO_PORT": "many", "BACKEND": "torch", "SAGEMAKER_CONTAINER_LOG_LEVEL": "loud"}
+        )
+    message = str(caught.value)
+    assert "SAGEMAKER_BIND_TO_PORT is 'many'; expected a whole number from 1 to 65535" in message
+    assert "BACKEND is 'torch'; expected auto or tensorflow or openvino" in message
+    assert "SAGEMAKER_CONTAINER_LOG_LEVEL is 'loud'" in message
+
+
+def test_help_names_every_variable():
+    text = render_settings()
+    for variables, _default, meaning in describe():
+        assert variables in text
+        assert meaning.endswith(".")
