@@ -1,0 +1,1 @@
+"""The engines: how a trained Keras model is stored, checked and computed."""

@@ -1,0 +1,25 @@
+"""Where a job or an endpoint computes: NVML's word, tried once, before any framework is imported."""
+
+from __future__ import annotations
+
+from backends.build import read_build
+from backends.tensorflow_backend import try_first_op
+from tandem import devices
+from tandem.devices import Decision
+from tandem.errors import UserError
+
+
+def choose_device(wanted: str, visible: str | None) -> Decision:
+    """Decide on a device and try a GPU's first op; where that fails, continue on the CPU and say so.
+
+    `wanted` is auto, gpu or cpu, and `visible` the CUDA_VISIBLE_DEVICES already set, if any.
+    Raises `UserError` when `wanted` is gpu and no GPU can be used.
+    """
+    decision = devices.decide(devices.probe(), read_build(), wanted, visible)
+    fault = try_first_op(decision)
+    if fault is None:
+        return decision
+    reason = f"the first op failed on {decision.reason}: {fault}"
+    if wanted == "gpu":
+        raise UserError(f"TANDEM_DEVICE=gpu, but {reason}")
+    return Decision("cpu", reason)

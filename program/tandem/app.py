@@ -1,0 +1,100 @@
+"""SageMaker's three routes, as a Flask app around one scoring service."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from tandem.errors import PayloadTooLarge, TandemError
+from tandem.scoring import ScoringService
+from tandem.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: SageMaker's header that names a request; it goes into the log line of a failed one.
+INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
+
+#: Batch transform's own default payload, and how many at once; it refuses a product above 100 MB.
+TRANSFORM_PAYLOAD_MB = 6
+TRANSFORMS = 16
+
+
+def create_app(service: ScoringService, settings: Settings) -> Flask:
+    """Build the app; it closes over `service`, so one process may hold several."""
+    app = Flask("tandem", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_mb * 1024 * 1024 or None
+    _add_routes(app, service, settings)
+    _add_error_handlers(app, settings)
+    return app
+
+
+def _add_routes(app: Flask, service: ScoringService, settings: Settings) -> None:
+
+    @app.get("/ping")
+    def ping() -> Response:
+        """Answer 200 when requests can be scored, 503 while the model loads, 500 when it cannot be used."""
+        service.check()
+        return Response(status=200)
+
+    @app.post("/invocations")
+    def invocations() -> Response:
+        """Score one body."""
+        headers = request.headers
+        answer = service.invoke(
+            request.get_data(cache=False),
+            headers.get("Content-Type"),
+            headers.get("Accept"),
+            settings.default_accept,
+        )
+        return Response(answer.body, content_type=answer.content_type)
+
+    @app.get("/execution-parameters")
+    def execution_parameters() -> Response:
+        """Tell batch transform how to send; no BatchStrategy, which its readers spell differently."""
+        payload_mb = min(TRANSFORM_PAYLOAD_MB, settings.max_payload_mb or TRANSFORM_PAYLOAD_MB)
+        return jsonify(MaxConcurrentTransforms=TRANSFORMS, MaxPayloadInMB=payload_mb)
+
+
+def _add_error_handlers(app: Flask, settings: Settings) -> None:
+    @app.errorhandler(TandemError)
+    def show_tandem_error(error: TandemError) -> Response:
+        if error.status >= 500 and error.status != 503:
+            logger.error("request %s failed: %s", _inference_id(), error)
+        response = _make_error(error.status, error.kind, str(error))
+        if error.status == 503:
+            response.headers["Retry-After"] = "1"
+        return response
+
+    @app.errorhandler(RequestEntityTooLarge)
+    def show_too_large(_error: RequestEntityTooLarge) -> Response:
+        limit = f"{settings.max_payload_mb} MB"
+        return show_tandem_error(
+            PayloadTooLarge(f"the body is over {limit}; send less, or raise SAGEMAKER_MAX_PAYLOAD_IN_MB.")
+        )
+
+    @app.errorhandler(HTTPException)
+    def show_http_error(error: HTTPException) -> Response:
+        code = error.code or 500
+        kind = error.name.lower().replace(" ", "_")
+        response = _make_error(code, kind, f"{request.method} {request.path}: {error.name}.")
+        if valid_methods := getattr(error, "valid_methods", None):
+            response.headers["Allow"] = ", ".join(sorted(valid_methods))
+        return response
+
+    @app.errorhandler(Exception)
+    def show_any_error(error: Exception) -> Response:
+        logger.error("request %s failed", _inference_id(), exc_info=error)
+        return _make_error(500, TandemError.kind, "the server failed; its log has the details.")
+
+
+def _inference_id() -> str:
+    return request.headers.get(INFERENCE_ID, "without an id")
+
+
+def _make_error(status: int, kind: str, message: str) -> Response:
+    """Make the one shape that every error has; SageMaker passes on at most 2048 characters of it."""
+    response = jsonify(error=kind, message=message[:1500])
+    response.status_code = status
+    return response

@@ -1,0 +1,92 @@
+"""A training job: what the platform laid out under its root, as one object."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tandem.devices import Decision
+from tandem.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training job; every path hangs on `base_dir` (`/opt/ml` on the platform)."""
+
+    base_dir: Path
+    #: name → directory of each input channel
+    channels: Mapping[str, Path] = field(default_factory=dict)
+    #: the strings of hyperparameters.json until the algorithm's declaration has typed them
+    hyperparameters: Any = field(default_factory=dict)
+    hosts: tuple[str, ...] = ("algo-1",)
+    current_host: str = "algo-1"
+    decision: Decision = field(default_factory=lambda: Decision(device="cpu", reason="not asked yet"))
+    #: set when the platform wants the job to end: finish the step, save, return
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def model_dir(self) -> Path:
+        """Where the model goes; the platform archives it as model.tar.gz."""
+        return self.base_dir / "model"
+
+    @property
+    def output_dir(self) -> Path:
+        """Where `failure` goes."""
+        return self.base_dir / "output"
+
+    @property
+    def rank(self) -> int:
+        """This host's place among `hosts`, from 0."""
+        return self.hosts.index(self.current_host)
+
+    @classmethod
+    def load(cls, base_dir: Path) -> TrainingJob:
+        """Read `input/config` below `base_dir`; files that are not there mean one host and no parameters.
+
+        Raises `UserError` naming the file that cannot be read.
+        """
+        config = base_dir / "input" / "config"
+        resources = _read_object(config / "resourceconfig.json")
+        hosts = tuple(resources.get("hosts") or ("algo-1",))
+        current_host = resources.get("current_host", hosts[0])
+        if current_host not in hosts:
+            raise UserError(
+                f"resourceconfig.json names {current_host!r} as this host, but hosts are {hosts}."
+            )
+        return cls(
+            base_dir=base_dir,
+            channels=_find_channels(
+                base_dir / "input" / "data", _read_object(config / "inputdataconfig.json")
+            ),
+            hyperparameters=_read_object(config / "hyperparameters.json"),
+            hosts=hosts,
+            current_host=current_host,
+        )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a missing file is an empty one, as a plain local tree has it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}. Expected an object such as {{}}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a JSON {type(content).__name__}; expected an object such as {{}}.")
+    return content
+
+
+def _find_channels(data: Path, configured: Mapping[str, Any]) -> dict[str, Path]:
+    """Give the channels that inputdataconfig.json lists, and without that file the folders that are there."""
+    if configured:
+        return {name: data / name for name in configured}
+    if not data.is_dir():
+        return {}
+    return {entry.name: entry for entry in sorted(data.iterdir()) if entry.is_dir()}

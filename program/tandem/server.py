@@ -1,0 +1,187 @@
+"""Serve: gunicorn with one process a model copy, planned from what the machine has."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+
+from tandem.algorithm import Algorithm, Context, find_program, load_algorithm
+from tandem.app import create_app
+from tandem.devices import Decision
+from tandem.errors import TandemError
+from tandem.logs import configure_logging
+from tandem.resources import count_cores
+from tandem.scoring import Limits, ScoringService
+from tandem.settings import Settings, render_settings
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between SIGTERM and the end, for what is in flight; SageMaker kills after 30.
+DRAIN_SECONDS = 25
+#: Exit status of a serving process that died after it was ready: gunicorn starts another one.
+DIED = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many processes serve, with how many request threads and cores each."""
+
+    workers: int
+    threads: int
+    cores: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.workers} process(es), each with {self.threads} request threads and {self.cores} core(s)"
+        )
+
+
+def make_plan(settings: Settings, decision: Decision, cores: int) -> Plan:
+    """Plan one process a GPU, and on CPU a single one whose engine uses every core."""
+    workers = settings.workers or max(1, len(decision.gpus))
+    return Plan(workers=workers, threads=settings.threads, cores=max(1, cores // workers))
+
+
+class Slots:
+    """Which serving process has which GPU: a process that follows a dead one takes over its slot."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._taken: dict[int, int] = {}
+
+    def take(self, age: int) -> int:
+        """Give the process born as number `age` a free slot."""
+        slot = min(set(range(self._workers)) - set(self._taken.values()), default=0)
+        self._taken[age] = slot
+        return slot
+
+    def free(self, age: int) -> None:
+        """Free the slot of a process that ended."""
+        self._taken.pop(age, None)
+
+
+class _Log(Logger):  # type: ignore[misc]
+    """Gunicorn's log, whose lines go where all others go."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+
+
+class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """Gunicorn, configured in code; it imports no framework before it forks."""
+
+    def __init__(self, settings: Settings, decision: Decision, plan: Plan) -> None:
+        self._settings = settings
+        self._decision = decision
+        self._plan = plan
+        self._slots = Slots(plan.workers)
+        self._service: ScoringService | None = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Set gunicorn's options; none comes from a file or the command line."""
+        options: dict[str, Any] = {
+            "bind": f"0.0.0.0:{self._settings.port}",
+            "workers": self._plan.workers,
+            "worker_class": "gthread",
+            "threads": self._plan.threads,
+            "worker_connections": 1000,
+            "backlog": 2048,
+            "timeout": 60,
+            "graceful_timeout": DRAIN_SECONDS,
+            "keepalive": 75,  # longer than the platform's proxy, which then never meets a closed connection
+            "control_socket_disable": True,
+            "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
+            "logger_class": _Log,
+            "pre_fork": lambda _server, worker: setattr(worker, "slot", self._slots.take(worker.age)),
+            "post_fork": lambda _server, worker: os.environ.update(self._environment(worker.slot)),
+            "child_exit": lambda _server, worker: self._slots.free(worker.age),
+            "worker_exit": lambda _server, _worker: self._service.stop() if self._service else None,
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """Build the app in a serving process, after the fork; the model begins to load."""
+        try:
+            algorithm = _find_algorithm(self._settings)
+            context = Context(
+                model_dir=self._settings.base_dir / "model",
+                decision=self._decision,
+                backend=self._settings.backend,
+                cores=self._plan.cores,
+            )
+            self._service = ScoringService(algorithm, context, self._limits(algorithm), self._end_process)
+        except TandemError as error:
+            self._end_process(error, logged=False)
+            raise
+        self._service.start()
+        return create_app(self._service, self._settings)
+
+    def _limits(self, algorithm: Algorithm) -> Limits:
+        return Limits(
+            batch_rows=self._settings.max_batch_rows or algorithm.max_batch_rows,
+            batch_wait=self._settings.batch_wait_ms / 1000,
+            queue_rows=self._settings.queue_rows,
+            timeout=self._settings.timeout,
+        )
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        gpus = self._decision.gpus
+        return self._decision.environment(slot % len(gpus) if gpus else None)
+
+    def _end_process(self, error: BaseException, *, logged: bool = True) -> None:
+        """End this process: one that was never ready ends the container with it, another one is replaced."""
+        if not logged:
+            logger.error("%s", error)
+        ready = self._service is not None and self._service.loaded
+        logging.shutdown()
+        os._exit(DIED if ready else Arbiter.WORKER_BOOT_ERROR)
+
+
+def _find_algorithm(settings: Settings) -> Algorithm:
+    """Load the user's own program if there is one, else the algorithm that ALGORITHM names."""
+    code = settings.base_dir / "model" / "code"
+    folders = [Path(settings.submit_directory)] if settings.submit_directory else []
+    program = find_program(settings.program, [*folders, code, settings.base_dir / "code"])
+    if program is None and (code / "inference.py").is_file():
+        program = code / "inference.py"
+    return load_algorithm(settings.algorithm, program)
+
+
+def main(arguments: Sequence[str], choose_device: Callable[[str, str | None], Decision]) -> int:
+    """Serve until SIGTERM, then raise `SystemExit` with gunicorn's status; give 1 where it cannot start.
+
+    `choose_device(wanted, visible)` decides where the model computes without importing a framework.
+    """
+    parser = argparse.ArgumentParser(
+        "serve",
+        description="Serve the model below SAGEMAKER_BASE_DIR. Settings come from the environment:",
+        epilog=render_settings(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(list(arguments))
+    configure_logging(logging.INFO)
+    try:
+        settings = Settings.load(os.environ)
+        configure_logging(settings.log_level)
+        decision = choose_device(settings.device, settings.visible_devices)
+    except TandemError as error:
+        logger.error("%s", error)  # noqa: TRY400  # the sentence is the whole story
+        return 1
+    logger.info("device: %s: %s", decision.device, decision.reason)
+    plan = make_plan(settings, decision, count_cores())
+    logger.info("plan: %s; port %d", plan, settings.port)
+    Server(settings, decision, plan).run()
+    return 0

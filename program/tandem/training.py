@@ -1,0 +1,152 @@
+"""Train: from the platform's files to a model, or to a sentence that says why not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from tandem import hyperparameters
+from tandem.algorithm import Algorithm, find_program, load_algorithm
+from tandem.devices import Decision
+from tandem.errors import TandemError, UserError
+from tandem.job import TrainingJob
+from tandem.logs import configure_logging
+from tandem.settings import Settings, find_base_dir, render_settings
+
+logger = logging.getLogger(__name__)
+
+#: The platform shows this many characters of output/failure.
+FAILURE_CHARACTERS = 1024
+
+ChooseDevice = Callable[[str, str | None], Decision]
+
+
+def main(arguments: Sequence[str], choose_device: ChooseDevice) -> int:
+    """Run the training job below `SAGEMAKER_BASE_DIR`; give the exit status.
+
+    `choose_device(wanted, visible)` decides where to compute without importing a framework.
+    """
+    configure_logging(logging.INFO)
+    output_dir = find_base_dir(os.environ) / "output"
+    wants_help = bool({"-h", "--help"} & set(arguments))
+    try:
+        if not wants_help:
+            (output_dir / "failure").unlink(missing_ok=True)  # an earlier job's, in a local tree
+        settings = Settings.load(os.environ)
+        configure_logging(settings.log_level)
+        if wants_help:
+            print(_render_help(settings))  # noqa: T201  # asked for at a terminal
+            return 0
+        if arguments:
+            raise UserError(
+                f"train takes no argument, but got {' '.join(arguments)!r}; hyperparameters come from "
+                "input/config/hyperparameters.json. `train --help` lists them."
+            )
+        _train(settings, choose_device)
+    except Exception as error:  # noqa: BLE001  # the rim: whatever it was, the platform gets its cause
+        failure = describe_failure(error)
+        logger.error("training failed: %s", failure)  # noqa: TRY400
+        write_failure(output_dir, failure)
+        return 1
+    return 0
+
+
+def _render_help(settings: Settings) -> str:
+    algorithm = load_algorithm(settings.algorithm)
+    parts = [
+        "usage: train\n\nRun the SageMaker training job below SAGEMAKER_BASE_DIR.",
+        f"environment:\n{render_settings()}",
+    ]
+    if algorithm.hyperparameters:
+        table = hyperparameters.render_help(algorithm.hyperparameters)
+        parts.append(f"hyperparameters of {algorithm.name}, in input/config/hyperparameters.json:\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def _train(settings: Settings, choose_device: ChooseDevice) -> None:
+    job = TrainingJob.load(settings.base_dir)
+    _stop_on_signal(job.stop)
+    decision = choose_device(settings.device, settings.visible_devices)
+    logger.info("device: %s: %s", decision.device, decision.reason)
+    os.environ.update(decision.environment())
+    # The environment is set: from here on the algorithm may import its framework.
+    algorithm = _find_algorithm(settings, job).require("train")
+    check_channels(algorithm, job)
+    typed = job.hyperparameters
+    if algorithm.hyperparameters is not None:
+        typed = hyperparameters.convert(job.hyperparameters, algorithm.hyperparameters)
+    for folder in (job.model_dir, job.output_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    train = algorithm.train
+    assert train is not None  # noqa: S101  # required above
+    train(replace(job, hyperparameters=typed, decision=decision))
+    if job.rank == 0 and not any(job.model_dir.iterdir()):
+        raise TandemError(f"train() of {algorithm.name} returned, but left nothing in {job.model_dir}.")
+    logger.info("training is done; the model is in %s", job.model_dir)
+
+
+def _find_algorithm(settings: Settings, job: TrainingJob) -> Algorithm:
+    """Load the user's own program if the job or the environment names one, else ALGORITHM's module."""
+    decode = hyperparameters.decode
+    name = str(decode(str(job.hyperparameters.get("sagemaker_program", settings.program))))
+    submitted = str(
+        decode(str(job.hyperparameters.get("sagemaker_submit_directory", settings.submit_directory)))
+    )
+    folders = [Path(submitted)] if submitted else []
+    folders += [job.channels["code"]] if "code" in job.channels else []
+    program = find_program(name, [*folders, job.base_dir / "code"])
+    return load_algorithm(settings.algorithm, program)
+
+
+def check_channels(algorithm: Algorithm, job: TrainingJob) -> None:
+    """Raise `UserError` if a channel that the algorithm requires is missing, naming what is there."""
+    missing = [
+        name
+        for name, declared in algorithm.channels.items()
+        if declared.get("required") and not job.channels.get(name, Path("/nowhere")).is_dir()
+    ]
+    if missing:
+        found = ", ".join(sorted(job.channels)) or "none"
+        raise UserError(
+            f"the channel {missing[0]!r} is missing: expected the folder "
+            f"{job.base_dir / 'input' / 'data' / missing[0]}; channels of this job: {found}."
+        )
+
+
+def _stop_on_signal(stop: threading.Event) -> None:
+    """Make SIGTERM, and a first Ctrl-C, set `stop`; a second Ctrl-C ends at once."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        logger.info("%s: finishing the step and saving the model so far", signal.Signals(number).name)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+def describe_failure(error: Exception) -> str:
+    """Put the cause first; only where nobody wrote a sentence for it, the end of the trace follows."""
+    if isinstance(error, TandemError):
+        return str(error)[:FAILURE_CHARACTERS]
+    cause = f"{type(error).__name__}: {error}"[: FAILURE_CHARACTERS // 2]
+    trace = "".join(traceback.format_exception(error))
+    room = FAILURE_CHARACTERS - len(cause) - len("\n…")
+    return f"{cause}\n…{trace[-room:]}"
+
+
+def write_failure(output_dir: Path, text: str) -> None:
+    """Write `output/failure`, once: the first failure is the cause of all later ones."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with (output_dir / "failure").open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        logger.error("the failure could not be written to %s: %s", output_dir, error)  # noqa: TRY400

@@ -1,0 +1,131 @@
+"""What tests share: a miniature /opt/ml, services in process, and the real servers as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from processes import LiveServer, find_free_port
+from tandem.algorithm import Context, load_algorithm
+from tandem.devices import Decision
+from tandem.scoring import Limits, ScoringService
+from tandem.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = Decision(device="cpu", reason="the tests say so")
+
+
+@pytest.fixture(autouse=True)
+def _environ():
+    """Give the environment back as it was."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def opt_ml(tmp_path):
+    """A miniature /opt/ml: `opt_ml(hyperparameters={…}, channels=["training"])` gives its root."""
+
+    def make(hyperparameters=None, channels=("training",), **config):
+        root = tmp_path / "ml"
+        folder = root / "input" / "config"
+        folder.mkdir(parents=True)
+        (root / "model").mkdir()
+        config = {
+            "hyperparameters": hyperparameters or {},
+            "inputdataconfig": {name: {"TrainingInputMode": "File"} for name in channels},
+            "resourceconfig": {"current_host": "algo-1", "hosts": ["algo-1"]},
+            **config,
+        }
+        for name, content in config.items():
+            (folder / f"{name}.json").write_text(json.dumps(content))
+        for name in channels:
+            (root / "input" / "data" / name).mkdir(parents=True)
+        return root
+
+    return make
+
+
+@pytest.fixture
+def service(tmp_path):
+    """`service("echo")` starts a scoring service around a fixture algorithm; it is stopped at the end."""
+    services = []
+
+    def make(name, on_failure=lambda error: None, **limits):
+        algorithm = load_algorithm(f"fixtures.{name}")
+        context = Context(model_dir=tmp_path, decision=CPU, backend="auto", cores=1)
+        limits = {"batch_rows": 64, "timeout": 20, **limits}
+        made = ScoringService(algorithm, context, Limits(**limits), on_failure)
+        services.append(made)
+        made.start()
+        return made
+
+    yield make
+    for made in services:
+        made.stop()
+
+
+@pytest.fixture
+def live_server(tmp_path):
+    """`live_server("echo", BACKEND="openvino")` runs the real `serve`, which must exit 0 at the end."""
+    servers = []
+
+    def start(name, *, base_dir=tmp_path, ready=True, executable=ROOT / "program" / "serve", **env):
+        port = find_free_port()
+        log_path = tmp_path / f"serve-{port}.log"
+        algorithm = name if "." in name else f"fixtures.{name}"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT / 'program'}",
+            "ALGORITHM": algorithm,
+            "SAGEMAKER_BASE_DIR": str(base_dir),
+            "SAGEMAKER_BIND_TO_PORT": str(port),
+            **env,
+        }
+        with log_path.open("wb") as log:
+            process = subprocess.Popen([sys.executable, executable], env=environment, stdout=log, stderr=log)
+        server = LiveServer(process, port, log_path)
+        servers.append(server)
+        if ready:
+            server.wait_until(200)
+        return server
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            assert server.stop() == 0, server.log
+
+
+@pytest.fixture
+def run_train():
+    """`run_train(root, "echo")` runs the real `train` to its end and gives the finished process."""
+
+    def run(base_dir, name, *arguments, seconds=120, **env):
+        return subprocess.run(
+            [sys.executable, ROOT / "program" / "train", *arguments],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT / "tests"),
+                "ALGORITHM": name if "." in name else f"fixtures.{name}",
+                "SAGEMAKER_BASE_DIR": str(base_dir),
+                **env,
+            },
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def settings():
+    return Settings.load({})

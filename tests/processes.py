@@ -1,0 +1,70 @@
+"""The real `serve` as a process, and waiting for what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def wait_for(condition, what, seconds=30.0):
+    """Wait until `condition()` is true, polling with an end; for states that no event tells."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.01)
+
+
+def find_free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class LiveServer:
+    """The real `serve` as a process."""
+
+    process: subprocess.Popen
+    port: int
+    log_path: Path
+
+    @property
+    def log(self):
+        return self.log_path.read_text()
+
+    def request(self, method, path, body=None, timeout=60, **headers):
+        """Give (status, headers, body) of one request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        with contextlib.closing(connection):
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, named)
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+
+    def invoke(self, body, content_type="application/json", **headers):
+        return self.request("POST", "/invocations", body, content_type=content_type, **headers)
+
+    def ping(self):
+        """Give /ping's status; None while nothing listens."""
+        try:
+            return self.request("GET", "/ping", timeout=5)[0]
+        except OSError:
+            return None
+
+    def wait_until(self, status, seconds=60):
+        def reached():
+            assert self.process.poll() is None, f"serve ended with {self.process.returncode}:\n{self.log}"
+            return self.ping() == status
+
+        wait_for(reached, f"/ping {status}", seconds)
+
+    def stop(self, number=signal.SIGTERM, seconds=30):
+        """Send a signal; give the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(seconds)

@@ -1,0 +1,137 @@
+"""The real `train`, as a process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+from processes import wait_for
+
+
+def read_failure(root):
+    return (root / "output" / "failure").read_text()
+
+
+def test_a_job_ends_with_its_model_and_says_which_device(opt_ml, run_train):
+    root = opt_ml({"epochs": "3"})
+    (root / "output").mkdir()
+    (root / "output" / "failure").write_text("an earlier job's")
+    done = run_train(root, "echo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((root / "model/seen.json").read_text()) == {"epochs": "3"}
+    assert not (root / "output" / "failure").exists()
+    assert [line for line in done.stdout.splitlines() if line.startswith("device: cpu: ")]
+
+
+def test_a_users_mistake_is_one_sentence(opt_ml, run_train):
+    root = opt_ml({"how": "user"})
+    done = run_train(root, "fails_to_train")
+    assert done.returncode == 1
+    assert read_failure(root) == "the pictures are upside down; turn them."
+    assert "Traceback" not in done.stdout + done.stderr
+    assert list((root / "model").iterdir()) == []
+
+
+def test_a_bug_shows_its_cause_first(opt_ml, run_train):
+    root = opt_ml({"how": "bug"})
+    assert run_train(root, "fails_to_train").returncode == 1
+    failure = read_failure(root)
+    assert failure.startswith("ZeroDivisionError: a bug")
+    assert len(failure) <= 1024
+
+
+def test_a_job_that_leaves_no_model_has_failed(opt_ml, run_train):
+    root = opt_ml({"how": "nothing"})
+    assert run_train(root, "fails_to_train").returncode == 1
+    assert "left nothing in" in read_failure(root)
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "channels", "told"),
+    [
+        ({"how": "sideways"}, ["training"], "how"),
+        ({"hwo": "user"}, ["training"], "hwo"),
+        ({}, ["elsewhere"], "'training' is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_job_is_told_before_it_starts(
+    opt_ml, run_train, hyperparameters, channels, told
+):
+    root = opt_ml(hyperparameters, channels=channels)
+    assert run_train(root, "fails_to_train").returncode == 1
+    assert told in read_failure(root)
+
+
+def test_a_bad_variable_still_leaves_a_failure_file(opt_ml, run_train):
+    root = opt_ml()
+    done = run_train(root, "echo", TANDEM_DEVICE="tpu")
+    assert done.returncode == 1
+    assert "TANDEM_DEVICE is 'tpu'" in read_failure(root)
+
+
+def test_a_gpu_that_was_asked_for_and_is_not_there_is_an_error(opt_ml, run_train):
+    root = opt_ml()
+    assert run_train(root, "echo", TANDEM_DEVICE="gpu").returncode == 1
+    assert "TANDEM_DEVICE=gpu" in read_failure(root)
+
+
+@pytest.mark.parametrize("source", ["submit_directory", "code channel", "environment"])
+def test_a_program_of_the_users_own_takes_the_algorithms_place(opt_ml, run_train, tmp_path, source):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "mine.py").write_text(
+        "def train(job): (job.model_dir / 'mine').write_text(str(job.hyperparameters['x']))\n"
+    )
+    names = {"x": "1", "sagemaker_program": '"mine.py"'}
+    env = {}
+    if source == "submit_directory":
+        root = opt_ml({**names, "sagemaker_submit_directory": json.dumps(str(folder))})
+    elif source == "code channel":
+        root = opt_ml(names, channels=["training", "code"])
+        (root / "input/data/code").rmdir()
+        folder.rename(root / "input/data/code")
+    else:
+        root = opt_ml({"x": "1"})
+        env = {"SAGEMAKER_PROGRAM": "mine.py", "SAGEMAKER_SUBMIT_DIRECTORY": str(folder)}
+    done = run_train(root, "echo", **env)
+    assert done.returncode == 0, done.stdout
+    assert (root / "model/mine").read_text() == "1"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_saves_the_model_so_far_and_exits_0(opt_ml, number):
+    root = opt_ml()
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "program/train"],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "tests"),
+            "ALGORITHM": "fixtures.trains_until_stopped",
+            "SAGEMAKER_BASE_DIR": str(root),
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_for((root / "output" / "step").exists, "the first step")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "saving the model so far" in output
+    assert (root / "model/model.txt").read_text() == "the model so far"
+
+
+def test_help_lists_hyperparameters_and_settings(opt_ml, run_train):
+    done = run_train(opt_ml(), "fails_to_train", "--help")
+    assert done.returncode == 0
+    assert "The way to fail." in done.stdout
+    assert "SAGEMAKER_BASE_DIR" in done.stdout
+
+
+def test_an_argument_is_refused_with_where_hyperparameters_come_from(opt_ml, run_train):
+    root = opt_ml()
+    assert run_train(root, "echo", "--epochs", "3").returncode == 1
+    assert "hyperparameters.json" in read_failure(root)
