@@ -64,6 +64,11 @@ class LiveServer:
 
         wait_for(reached, f"/ping {status}", seconds)
 
+    def list_processes(self):
+        """The pids of the server and of the processes it forked."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [self.process.pid, *map(int, path.read_text().split())]
+
     def stop(self, number=signal.SIGTERM, seconds=30):
         """Send a signal; give the exit status."""
         self.process.send_signal(number)

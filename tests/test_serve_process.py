@@ -17,10 +17,6 @@ def ask(server, rows, **headers):
     return status, json.loads(body)
 
 
-def find_children(process):
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-
-
 def test_it_serves_on_all_interfaces_and_says_its_plan(live_server):
     server = live_server("echo")
     assert ask(server, [1, "two"]) == (200, {"predictions": [1, "two"]})
@@ -76,21 +72,21 @@ def test_ctrl_c_ends_it(live_server):
 def test_a_dead_model_thread_costs_its_process_and_no_more(live_server):
     """The process is replaced, the new one loads the model, and the server is healthy again."""
     server = live_server("poisoned_row")
-    (before,) = find_children(server.process)
+    (before,) = server.list_processes()[1:]
     try:
         ask(server, ["death"])
     except OSError:
         pass  # the process went away under the request
-    wait_for(lambda: find_children(server.process) not in ([before], []), "another process")
+    wait_for(lambda: server.list_processes()[1:] not in ([before], []), "another process")
     server.wait_until(200)
     assert ask(server, ["a"]) == (200, {"predictions": ["good a"]})
 
 
 def test_a_killed_process_is_replaced(live_server):
     server = live_server("echo")
-    (before,) = find_children(server.process)
+    (before,) = server.list_processes()[1:]
     os.kill(before, signal.SIGKILL)
-    wait_for(lambda: find_children(server.process) not in ([before], []), "another process")
+    wait_for(lambda: server.list_processes()[1:] not in ([before], []), "another process")
     server.wait_until(200)
     assert ask(server, [1]) == (200, {"predictions": [1]})
 
@@ -116,7 +112,7 @@ def test_each_gpu_has_one_process_also_after_one_was_killed(live_server):
     assert sorted(before) == ["GPU-0", "GPU-1", "GPU-2", "GPU-3"]
     (victim,) = before["GPU-2"]
     os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: len(set(find_children(server.process)) - {victim}) == 4, "another process")
+    wait_for(lambda: len(set(server.list_processes()[1:]) - {victim}) == 4, "another process")
     after = list_processes()
     assert sorted(after) == sorted(before)
     assert victim not in after["GPU-2"]

@@ -1,0 +1,1 @@
+"""The cartridges: one module or package each."""

@@ -1,0 +1,164 @@
+"""Image classification: one folder of pictures per label in, labels with probabilities out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from algorithms.image_classifier import answers, pictures, training
+from algorithms.image_classifier.networks import ARCHITECTURES
+from backends import selection
+from tandem.algorithm import Context
+from tandem.hyperparameters import hyperparameter
+from tandem.images import Preprocessing
+from tandem.job import TrainingJob
+from tandem.metrics import regex
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What a training job may set; every default works."""
+
+    epochs: int = hyperparameter(10, minimum=1, maximum=1000, help="Passes over the training pictures.")
+    batch_size: int = hyperparameter(32, minimum=1, maximum=4096, tunable=True, help="Pictures a step.")
+    learning_rate: float = hyperparameter(
+        0.001,
+        exclusive_minimum=0,
+        maximum=1,
+        tunable=True,
+        scale="Logarithmic",
+        help="Adam's rate at the start; it falls along a cosine to zero at the last epoch.",
+    )
+    architecture: str = hyperparameter(
+        "SmallCNN",
+        choices=tuple(ARCHITECTURES),
+        help="SmallCNN: six convolutions, for small pictures. The others are Keras's own, by their names.",
+    )
+    image_size: int | None = hyperparameter(
+        None,
+        minimum=8,
+        maximum=1024,
+        help="Every picture becomes a square of this many pixels a side; 32 or more unless SmallCNN. "
+        "None: 32 for SmallCNN, else 224.",
+    )
+    color: str = hyperparameter(
+        "RGB",
+        choices=("RGB", "GRAY"),
+        help="What the network sees; pictures of the other kind are converted.",
+    )
+    augmentation: str = hyperparameter(
+        "light",
+        choices=("none", "light", "flip"),
+        tunable=True,
+        help="How training pictures are varied. light: shifted, turned, zoomed, brightness and contrast, all "
+        "a little; flip: also mirrored left and right, which letters and digits do not survive.",
+    )
+    early_stopping: int = hyperparameter(
+        0,
+        minimum=0,
+        maximum=1000,
+        help="Epochs without a lower val_loss that end the training, with the best epoch's weights; 0: off.",
+    )
+    weights: str = hyperparameter(
+        "random",
+        help="Where the weights start: random, or the name of a Keras file (.keras, .h5, .weights.h5) in the "
+        "channel pretrained; a last layer for other labels starts at random.",
+    )
+    validation_share: float = hyperparameter(
+        0.2,
+        minimum=0.01,
+        maximum=0.5,
+        help="Share of every label's pictures held out for validation where there is no channel validation.",
+    )
+    unreadable_share: float = hyperparameter(
+        0.1,
+        minimum=0,
+        maximum=1,
+        help="Unreadable pictures are left out and named in the log; a larger share than this ends the job.",
+    )
+    seed: int = hyperparameter(
+        0,
+        minimum=0,
+        maximum=2**31 - 1,
+        help="Decides the split, the order, the augmentation and the weights.",
+    )
+
+
+PICTURES = ["application/x-image", "image/jpeg", "image/png", "image/bmp", "image/webp", "image/tiff"]
+
+CHANNELS: dict[str, dict[str, Any]] = {
+    "training": {
+        "description": "Pictures in one folder per label; folders nested deeper belong to it.",
+        "content_types": PICTURES,
+        "required": True,
+    },
+    "validation": {
+        "description": "Pictures to measure on, laid out the same; without it, some of training is kept.",
+        "content_types": PICTURES,
+        "required": False,
+    },
+    "pretrained": {
+        "description": "A Keras file for the weights to start from; the hyperparameter weights names it.",
+        "content_types": ["application/octet-stream"],
+        "required": False,
+    },
+}
+
+METRICS = {
+    name: regex(name) for name in ("loss", "accuracy", "val_loss", "val_accuracy", "images_per_second")
+}
+
+CONTENT_TYPES = tuple(pictures.READERS)
+
+ACCEPTS = tuple(answers.ARRANGEMENTS)
+
+MAX_BATCH_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A loaded bundle: what computes, what its outputs are called, and how its inputs are made."""
+
+    engine: selection.Engine
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    @property
+    def concurrency(self) -> int:
+        """How many threads at once pay."""
+        return self.engine.concurrency
+
+
+def train(job: TrainingJob) -> None:
+    """Fit a network to the job's pictures and leave a bundle in `job.model_dir`, also when stopped."""
+    training.train(job)
+
+
+def model_fn(model_dir: Path, context: Context) -> Classifier:
+    """Load the bundle on the engine that `context` calls for."""
+    engine, manifest = selection.load_engine(model_dir, context.backend, context.decision, context.cores)
+    return Classifier(engine, manifest.labels, Preprocessing.from_dict(manifest.preprocessing))
+
+
+def input_fn(body: bytes, content_type: str, context: Context) -> np.ndarray[Any, np.dtype[Any]]:
+    """Give the request's pictures as rows (n, h, w, c), preprocessed as in training.
+
+    One picture: `image/*`, `application/x-image`, `application/octet-stream`. Several: JSON
+    `{"instances": [...]}` or JSON Lines, each a base64 text, `{"b64": text}`, `{"image": text}` or nested
+    lists (h, w) or (h, w, c) of 0 to 255; NPY (n, h, w, c) or (n, h, w). NPY of (h, w) is one picture, and so
+    is one of three axes whose last has 1 or 3 places.
+    """
+    return pictures.read_pictures(body, content_type, context.model.preprocessing)
+
+
+def predict_fn(data: np.ndarray[Any, np.dtype[Any]], model: Classifier) -> np.ndarray[Any, np.dtype[Any]]:
+    """Give float32 probabilities (n, labels)."""
+    return model.engine.predict(data)
+
+
+def output_fn(prediction: np.ndarray[Any, np.dtype[Any]], accept: str, context: Context) -> bytes:
+    """Give the answer: JSON or JSON Lines with the best ten labels, CSV `label,probability`, or NPY."""
+    return answers.write_answers(prediction, accept, context.model.labels)

@@ -1,0 +1,118 @@
+"""Request bodies become rows: pictures in any of the content types, read as in training."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from tandem import formats, images
+from tandem.errors import UnsupportedMediaType, UserError
+from tandem.images import Preprocessing
+
+Pixels = np.ndarray[Any, np.dtype[Any]]
+
+#: Names under which an instance may hold its base64 text.
+KEYS = ("b64", "image")
+
+
+def read_pictures(body: bytes, content_type: str, spec: Preprocessing) -> Pixels:
+    """Give the rows (n, *spec.shape) of a request body in one of `CONTENT_TYPES`.
+
+    Raises `UserError` naming the instance that cannot be read, and `UnsupportedMediaType`.
+    """
+    media_type, _ = formats.parse_media_type(formats.canonical_media_type(content_type))
+    read = READERS.get("image/*" if media_type.startswith("image/") else media_type)
+    if read is None:
+        raise UnsupportedMediaType(
+            f"content type {media_type!r} cannot be read; expected one of: {', '.join(READERS)}."
+        )
+    return read(body, spec)
+
+
+def _read_picture(body: bytes, spec: Preprocessing) -> Pixels:
+    return images.preprocess(images.decode(body), spec)[np.newaxis]
+
+
+def _read_json(body: bytes, spec: Preprocessing) -> Pixels:
+    document = _parse(body, "the body")
+    if not isinstance(document, dict) or not isinstance(document.get("instances"), list):
+        raise UserError('the body is JSON without a list of instances; expected {"instances": [...]}.')
+    return _read_instances(document["instances"], spec)
+
+
+def _read_json_lines(body: bytes, spec: Preprocessing) -> Pixels:
+    lines = [line for line in body.split(b"\n") if line.strip()]
+    return _read_instances((_parse(line, f"line {number}") for number, line in enumerate(lines, 1)), spec)
+
+
+def _read_npy(body: bytes, spec: Preprocessing) -> Pixels:
+    try:
+        array = np.load(io.BytesIO(body), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"the body is not a NumPy .npy file without pickles: {error}") from error
+    if not isinstance(array, np.ndarray) or not 2 <= array.ndim <= 4:
+        shape = getattr(array, "shape", "an archive")
+        raise UserError(f"the array is {shape}; expected (h, w), (h, w, c), (n, h, w) or (n, h, w, c).")
+    # (n, h, w) and (h, w, c) look alike: a last axis of 1 or 3 is color.
+    one = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
+    return _read_instances([array] if one else list(array), spec)
+
+
+def _read_instances(instances: Iterable[Any], spec: Preprocessing) -> Pixels:
+    rows = []
+    for index, instance in enumerate(instances):
+        try:
+            rows.append(images.preprocess(_read_instance(instance), spec))
+        except UserError as error:
+            raise type(error)(f"instance {index}: {error}") from error
+    if not rows:
+        raise UserError("the body holds no instance; expected one or more pictures.")
+    return np.stack(rows)
+
+
+def _read_instance(instance: Any) -> Pixels:
+    if isinstance(instance, dict):
+        instance = next((instance[key] for key in KEYS if key in instance), None)
+        if not isinstance(instance, str):
+            raise UserError('an object without a base64 text; expected {"b64": "…"} or {"image": "…"}.')
+    if isinstance(instance, str):
+        return images.decode(_decode_base64(instance))
+    if not isinstance(instance, list | np.ndarray):
+        raise UserError(
+            f"got {type(instance).__name__}; expected a base64 text, an object with one, or nested lists."
+        )
+    return images.from_array(instance)
+
+
+def _decode_base64(text: str) -> bytes:
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UserError(
+            f"a text that is not base64 ({error}); expected the picture's file in base64."
+        ) from error
+
+
+def _parse(text: bytes, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place} is not JSON: {error}.") from error
+
+
+READERS: dict[str, Callable[[bytes, Preprocessing], Pixels]] = {
+    "image/*": _read_picture,
+    "application/x-image": _read_picture,
+    "application/octet-stream": _read_picture,
+    formats.JSON: _read_json,
+    formats.JSON_LINES: _read_json_lines,
+    formats.NPY: _read_npy,
+}

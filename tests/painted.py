@@ -1,0 +1,79 @@
+"""Small pictures of one color each, and the jobs that learn them; what the image classifier's tests share."""
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from algorithms import image_classifier
+from tandem import hyperparameters
+from tandem.devices import Decision
+from tandem.job import TrainingJob
+
+CPU = Decision(device="cpu", reason="a test")
+COLORS = {"blue": (255, 0, 0), "green": (0, 255, 0), "red": (0, 0, 255)}  # as cv2 has them: BGR
+
+
+def paint(label: str, seed: int, size: tuple[int, int] = (12, 18)) -> np.ndarray:
+    """Give a noisy picture of one color, as cv2 has it."""
+    noise = np.random.default_rng(seed).integers(-60, 60, (*size, 3))
+    return np.clip(np.array(COLORS[label]) * 0.6 + 60 + noise, 0, 255).astype(np.uint8)
+
+
+def write_pictures(folder: Path, labels=tuple(COLORS), count: int = 12, first: int = 0) -> Path:
+    """Write `count` pictures a label, in the layout of a channel."""
+    for label in labels:
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for number in range(first, first + count):
+            assert cv2.imwrite(str(folder / label / f"{number:03}.png"), paint(label, number))
+    return folder
+
+
+def make_job(root: Path, folders: dict[str, Path], **parameters) -> TrainingJob:
+    """Give a job as `train` gets it: typed hyperparameters, small and quick where not told otherwise."""
+    chosen = {"image_size": 8, "epochs": 1, "batch_size": 8, "augmentation": "none", **parameters}
+    typed = hyperparameters.convert(
+        {name: str(value) for name, value in chosen.items()}, image_classifier.Hyperparameters
+    )
+    return TrainingJob(base_dir=root, channels=folders, hyperparameters=typed, decision=CPU)
+
+
+def read_epochs(caplog) -> list[dict[str, float]]:
+    """Read the epochs' lines with the declared metrics' regexes, as the platform does."""
+    lines = [record.getMessage() for record in caplog.records if re.match("epoch=", record.getMessage())]
+    return [
+        {name: float(re.search(regex, line)[1]) for name, regex in image_classifier.METRICS.items()}
+        for line in lines
+    ]
+
+
+def send_forms(picture: np.ndarray) -> dict[str, tuple[str, bytes]]:
+    """Give the picture, BGR as cv2 has it, in every form that a caller may send."""
+    png = cv2.imencode(".png", picture)[1].tobytes()
+    text = base64.b64encode(png).decode()
+    rgb = picture[:, :, ::-1]
+
+    def npy(array: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        return buffer.getvalue()
+
+    instances = [text, {"b64": text}, {"image": text}, f"data:image/png;base64,{text}", rgb.tolist()]
+    forms = {
+        f"json {number}": ("application/json", json.dumps({"instances": [instance]}).encode())
+        for number, instance in enumerate(instances)
+    }
+    lines = "".join(json.dumps(instance) + "\n" for instance in instances).encode()
+    return {
+        **forms,
+        "png": ("image/png", png),
+        "x-image": ("application/x-image", png),
+        "bytes": ("application/octet-stream", png),
+        "lines": ("application/jsonlines; charset=utf-8", lines),
+        "npy": ("application/x-npy", npy(rgb)),
+        "npy rows": ("application/x-npy", npy(np.stack([rgb, rgb]))),
+    }

@@ -1,0 +1,161 @@
+"""The main job on real data: handwritten digits, through local_test's scripts, real train, real serve."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from algorithms import image_classifier
+from conftest import ROOT
+from processes import wait_for
+
+LOCAL_TEST = ROOT / "local_test"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A miniature /opt/ml with the digits, after `local_test/train.sh`: its root, and what was printed."""
+    root = tmp_path_factory.mktemp("digits") / "ml"
+    subprocess.run(
+        [sys.executable, LOCAL_TEST / "digits.py", root], check=True, timeout=120, capture_output=True
+    )
+    shutil.copytree(LOCAL_TEST / "test_dir" / "input" / "config", root / "input" / "config")
+    done = subprocess.run(
+        [LOCAL_TEST / "train.sh"],
+        env={**os.environ, "TEST_DIR": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root, done.stdout
+
+
+@pytest.fixture(scope="module")
+def pictures(trained):
+    """The held-out pictures, and the labels they lie under."""
+    paths = sorted((trained[0] / "held_out").glob("*/*.png"))
+    assert len(paths) == 360
+    return [path.read_bytes() for path in paths], [path.parent.name for path in paths]
+
+
+def ask_for_probabilities(server, pictures):
+    """One request a picture, on one server; gives (pictures, labels) float32."""
+    rows = []
+    for picture in pictures:
+        status, headers, body = server.invoke(picture, "image/png", accept="application/x-npy")
+        assert (status, headers["Content-Type"]) == (200, "application/x-npy"), body
+        rows.append(np.load(io.BytesIO(body), allow_pickle=False)[0])
+    return np.array(rows)
+
+
+def test_the_job_leaves_the_whole_bundle(trained):
+    root, _ = trained
+    files = sorted(
+        str(path.relative_to(root / "model")) for path in (root / "model").rglob("*") if path.is_file()
+    )
+    assert files == ["golden.npz", "manifest.json", "model.h5", "openvino/model.bin", "openvino/model.xml"]
+    manifest = json.loads((root / "model/manifest.json").read_text())
+    assert manifest["labels"] == list("0123456789")
+    assert manifest["device"]["device"] == "cpu"
+    assert not (root / "output" / "failure").exists()
+
+
+def test_every_epoch_prints_one_line_that_the_metric_regexes_read(trained):
+    _, output = trained
+    lines = [line for line in output.splitlines() if line.startswith("epoch=")]
+    epochs = int(
+        json.loads((LOCAL_TEST / "test_dir/input/config/hyperparameters.json").read_text())["epochs"]
+    )
+    assert [int(re.match(r"epoch=(\d+) ", line)[1]) for line in lines] == list(range(1, epochs + 1))
+    for line in lines:
+        for name, pattern in image_classifier.METRICS.items():
+            (number,) = re.findall(pattern, line)
+            assert np.isfinite(float(number)), name
+    assert "\r" not in output
+    assert "\b" not in output
+
+
+def test_both_backends_are_right_and_say_the_same(trained, pictures, live_server, record_property):
+    """At least 97 of 100 held-out digits, with all labels equal and probabilities equal but for rounding."""
+    root, _ = trained
+    bodies, labels = pictures
+    said = {}
+    for backend in ("openvino", "tensorflow"):
+        server = live_server("algorithms.image_classifier", base_dir=root, BACKEND=backend)
+        assert f"backend {backend}: " in server.log
+        said[backend] = ask_for_probabilities(server, bodies)
+        loaded = "".join(Path(f"/proc/{pid}/maps").read_text() for pid in server.list_processes())
+        assert ("/site-packages/tensorflow/" in loaded) == (backend == "tensorflow")
+        server.stop()
+    assert np.mean(said["openvino"].argmax(axis=1) == np.array(labels, int)) >= 0.97
+    assert (said["openvino"].argmax(axis=1) == said["tensorflow"].argmax(axis=1)).all()
+    difference = np.abs(said["openvino"] - said["tensorflow"]).max()
+    record_property("largest difference of a probability", float(difference))
+    assert difference < 1e-4
+
+
+def test_what_a_caller_may_send_and_get(trained, pictures, live_server):
+    root, _ = trained
+    (picture, *_), (label, *_) = pictures
+    server = live_server("algorithms.image_classifier", base_dir=root)
+    status, headers, body = server.invoke(picture, "image/png")
+    (prediction,) = json.loads(body)["predictions"]
+    probabilities = [entry["probability"] for entry in prediction["probabilities"]]
+    assert (status, headers["Content-Type"], prediction["label"]) == (200, "application/json", label)
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert prediction["probability"] == probabilities[0]
+    assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+    for content_type, sent, status, kind in [
+        ("image/png", picture[: len(picture) // 2], 400, "bad_request"),
+        ("image/jpeg", b"this is text", 400, "bad_request"),
+        ("image/png", b"", 400, "bad_request"),
+        ("application/pdf", picture, 415, "unsupported_media_type"),
+        ("application/json", b'{"instances": ["no picture"]}', 400, "bad_request"),
+    ]:
+        got, _, body = server.invoke(sent, content_type)
+        assert (got, json.loads(body)["error"]) == (status, kind), body
+    assert server.invoke(picture, "image/png", accept="video/mp4")[0] == 406
+    assert server.invoke(picture, "image/png")[0] == 200
+
+
+def test_unreadable_pictures_are_named_and_too_many_of_them_fail_the_job(trained, tmp_path, run_train):
+    root = tmp_path / "ml"
+    shutil.copytree(trained[0] / "input", root / "input")
+    for path in sorted((root / "input/data/training").glob("*/*.png"))[::4]:
+        path.write_text("this is text, whatever its name says")
+    done = run_train(root, "algorithms.image_classifier")
+    assert done.returncode == 1
+    failure = (root / "output/failure").read_text()
+    assert "pictures were unreadable" in failure
+    assert ".png" in failure
+    assert not list((root / "model").iterdir())
+
+
+def test_sigterm_in_mid_epoch_saves_a_model_that_serves(trained, pictures, tmp_path, live_server):
+    root = tmp_path / "ml"
+    shutil.copytree(trained[0] / "input", root / "input")
+    (root / "input/config/hyperparameters.json").write_text('{"image_size": "16", "epochs": "1000"}')
+    log_path = tmp_path / "train.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "program" / "train"],
+            env={**os.environ, "SAGEMAKER_BASE_DIR": str(root)},
+            stdout=log,
+            stderr=log,
+        )
+    wait_for(lambda: "epoch=1 " in log_path.read_text(), "the first epoch", 120)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 0, log_path.read_text()
+    assert "SIGTERM" in log_path.read_text()
+    server = live_server("algorithms.image_classifier", base_dir=root)
+    assert server.invoke(pictures[0][0], "image/png")[0] == 200

@@ -1,0 +1,71 @@
+"""Requests become rows and probabilities become answers."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+from algorithms.image_classifier import answers, pictures, training
+from tandem import formats
+from tandem.errors import NotAcceptable, UnsupportedMediaType, UserError
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [((6, 7), 1), ((6, 7, 3), 1), ((6, 7, 1), 1), ((5, 6, 7), 5), ((5, 6, 7, 3), 5)]
+)
+def test_the_axes_of_an_array_say_how_many_pictures_it_is(shape, count):
+    """Three axes are one picture only where the last one is color."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.full(shape, 7, np.uint8))
+    spec = training.describe_preprocessing(8, "RGB")
+    assert pictures.read_pictures(buffer.getvalue(), formats.NPY, spec).shape == (count, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "said"),
+    [
+        ("application/json", b"{", "JSON"),
+        ("application/json", b"[]", "instances"),
+        ("application/json", b'{"instances": []}', "no instance"),
+        ("application/json", b'{"instances": [[[0]], 5]}', "instance 1: got int"),
+        ("application/json", b'{"instances": [[[0]], "%%"]}', "instance 1.*base64"),
+        ("application/json", b'{"instances": [[[0], [1, 2]]]}', "instance 0"),
+        ("application/json", b'{"instances": [[[0]], {"url": "x"}]}', "instance 1.*b64"),
+        ("application/json", b'{"instances": [[[0, 300]]]}', "instance 0"),
+        ("application/jsonlines", b"[[0]]\n{", "line 2"),
+        ("application/jsonlines", b"[[0]]\n[[0]]\n7", "instance 2"),
+        ("application/x-npy", b"no array", "npy"),
+        ("image/png", b"no picture", "."),
+        ("image/png", b"", "."),
+    ],
+)
+def test_a_body_that_cannot_be_read_says_where_and_why(content_type, body, said):
+    """The caller learns which instance to mend."""
+    spec = training.describe_preprocessing(8, "RGB")
+    with pytest.raises(UserError, match=said):
+        pictures.read_pictures(body, content_type, spec)
+
+
+def test_an_unknown_content_type_is_refused():
+    """With status 415, not as a broken picture."""
+    with pytest.raises(UnsupportedMediaType, match="text/html"):
+        pictures.read_pictures(b"x", "text/html", training.describe_preprocessing(8, "RGB"))
+
+
+def test_answers_name_labels_best_first_and_ties_keep_the_labels_order():
+    """Ten labels at most; the numbers are those of the model to the last float32 digit."""
+    labels = tuple(f"label{number}" for number in range(12))
+    probabilities = np.full((1, 12), 0.05, np.float32)
+    probabilities[0, 4] = 0.45
+    [best] = json.loads(answers.write_answers(probabilities, "application/json", labels))["predictions"]
+    assert best["label"] == "label4"
+    assert best["probability"] == 0.45
+    named = [entry["label"] for entry in best["probabilities"]]
+    assert named == ["label4", *[label for label in labels if label != "label4"][:9]]
+
+
+def test_an_answer_in_another_form_is_refused():
+    """With status 406."""
+    with pytest.raises(NotAcceptable, match="text/html"):
+        answers.write_answers(np.ones((1, 1), np.float32), "text/html", ("a",))

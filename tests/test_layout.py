@@ -1,0 +1,172 @@
+"""The house: who may import whom, which names are free, which files are executable."""
+
+import ast
+import subprocess
+import sys
+import tokenize
+
+import pytest
+
+from conftest import ROOT
+
+PROGRAM = ROOT / "program"
+
+#: Each module of `tandem` and the others of it that it may import.
+LEAVES = {"errors", "cuda", "image_headers"}
+LEVEL_1 = {
+    "settings",
+    "hyperparameters",
+    "channels",
+    "formats",
+    "images",
+    "devices",
+    "batching",
+    "metrics",
+    "resources",
+    "logs",
+}
+MAY_IMPORT = {
+    "errors": set(),
+    "cuda": set(),
+    "image_headers": {"errors"},
+    **dict.fromkeys(LEVEL_1, LEAVES),
+    "job": LEAVES | LEVEL_1,
+    "algorithm": LEAVES | LEVEL_1,
+    "scoring": LEAVES | LEVEL_1 | {"algorithm"},
+    "app": LEAVES | LEVEL_1 | {"scoring"},
+    "server": LEAVES | LEVEL_1 | {"algorithm", "scoring", "app"},
+    "training": LEAVES | LEVEL_1 | {"algorithm", "job"},
+}
+FOR_BACKENDS = {"errors", "devices"}
+FOR_ALGORITHMS = {"errors", "algorithm", "job", "channels", "formats", "images", "hyperparameters", "metrics"}
+
+#: Third parties and the only places that import them.
+HOMES = {
+    "flask": ["tandem/app.py"],
+    "gunicorn": ["tandem/server.py"],
+    "pynvml": ["tandem/devices.py"],
+    "cv2": ["tandem/images.py"],
+    "openvino": ["backends/openvino_backend.py", "backends/bundle.py"],
+    "tensorflow": ["backends/", "algorithms/"],
+    "keras": ["backends/", "algorithms/"],
+}
+FRAMEWORKS = {"tensorflow", "keras", "openvino", "torch", "sklearn"}
+
+
+def list_modules(folder):
+    return sorted(path for path in (PROGRAM / folder).rglob("*.py"))
+
+
+def list_imports(path, *, top_only=False):
+    """Give the dotted names that a file imports; with `top_only` those run when it is imported."""
+    tree = ast.parse(path.read_text())
+    inside = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            inside.update(id(child) for child in ast.walk(node))
+    names = []
+    for node in ast.walk(tree):
+        if top_only and id(node) in inside:
+            continue
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def list_own_imports(path, package):
+    return {name.split(".")[1] for name in list_imports(path) if name.startswith(f"{package}.")}
+
+
+@pytest.mark.parametrize("path", list_modules("tandem"), ids=lambda path: path.name)
+def test_the_machine_keeps_its_levels(path):
+    if path.stem == "__init__":
+        assert list_imports(path) == []
+        return
+    assert list_own_imports(path, "tandem") <= MAY_IMPORT[path.stem]
+    others = {name.split(".")[0] for name in list_imports(path)}
+    assert not others & {"backends", "algorithms", "deploy", "bench", *FRAMEWORKS}
+
+
+@pytest.mark.parametrize("folder", ["backends", "algorithms"])
+def test_engines_and_cartridges_import_what_they_may(folder):
+    allowed = FOR_BACKENDS if folder == "backends" else FOR_ALGORITHMS
+    for path in list_modules(folder):
+        assert list_own_imports(path, "tandem") <= allowed, path
+        tops = {name.split(".")[0] for name in list_imports(path)}
+        assert "algorithms" not in tops or folder == "algorithms", path
+
+
+def test_third_parties_live_in_one_place_each():
+    for path in [*list_modules("tandem"), *list_modules("backends"), *list_modules("algorithms")]:
+        place = str(path.relative_to(PROGRAM))
+        for name in {name.split(".")[0] for name in list_imports(path)} & set(HOMES):
+            assert any(place.startswith(home) for home in HOMES[name]), f"{place} imports {name}"
+
+
+def test_no_framework_is_imported_at_the_top_of_a_module():
+    for path in [*list_modules("backends"), *list_modules("algorithms")]:
+        tops = {name.split(".")[0] for name in list_imports(path, top_only=True)}
+        assert not tops & FRAMEWORKS, path
+
+
+def test_the_machine_names_no_framework_and_no_algorithm():
+    """Not even in a comment: names are settings' values, and the words of a setting may hold them."""
+    allowed = {"settings.py"}
+    for path in list_modules("tandem"):
+        if path.name in allowed:
+            continue
+        words = path.read_text().lower()
+        for name in ("tensorflow", "keras", "openvino", "torch", "image_classifier"):
+            assert name not in words, f"{path.name} names {name}"
+
+
+def test_nothing_in_program_hides_a_standard_module():
+    """`program/` is the first place Python looks when `train` runs."""
+    names = {path.stem for path in PROGRAM.iterdir() if not path.name.startswith("__")}
+    assert not names & set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("name", ["train", "serve"])
+def test_executables_have_no_suffix_and_may_be_executed(name):
+    path = PROGRAM / name
+    assert path.stat().st_mode & 0o777 == 0o755
+    assert path.read_text().startswith("#!/usr/bin/env python3\n")
+
+
+def test_modules_stay_small():
+    for path in PROGRAM.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 280, path
+
+
+def test_sources_are_plain_utf_8_with_unix_line_ends():
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in {".py", ".sh", ".md", ".json", ".toml", ".in", ".txt", ".c"} and path.exists():
+            assert b"\r" not in path.read_bytes(), name
+    for path in PROGRAM.rglob("*.py"):
+        with tokenize.open(path) as file:
+            assert file.encoding == "utf-8"
+
+
+def test_every_module_has_its_tests():
+    """One test file a module, by its name, but for the few that are tested with what they serve."""
+    tests = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+    elsewhere = {
+        "logs": "test_train_process",
+        "errors": "test_app",
+        "cuda": "test_devices",
+        "image_headers": "test_images",
+        "manifest": "test_bundle",
+        "tensorflow_backend": "test_backends",
+        "openvino_backend": "test_backends",
+        "selection": "test_backends",
+    }
+    for path in [*list_modules("tandem"), *list_modules("backends")]:
+        if path.stem != "__init__":
+            assert elsewhere.get(path.stem, f"test_{path.stem}") in tests, path.name

@@ -1,0 +1,498 @@
+"""The scripts of local_test: sample data, train.sh, serve.sh, predict.sh and demo.py."""
+
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 60
+TRAINING = Path("input", "data", "training")
+
+#: Stands for program/train and program/serve: writes down how it was started.
+RECORDER = """
+import json, os, sys
+names = ("SAGEMAKER_BASE_DIR", "SAGEMAKER_BIND_TO_PORT")
+print(json.dumps({"pid": os.getpid(), "argv": sys.argv[1:], "env": {n: os.environ.get(n) for n in names}}))
+sys.exit(5)
+"""
+
+#: Stands for docker: appends its arguments to a log; with DOCKER_WAITS a run of train lasts until SIGTERM.
+DOCKER = f"""#!{sys.executable}
+import json, os, signal, sys
+with open(os.environ["DOCKER_LOG"], "a") as log:
+    log.write(json.dumps(sys.argv[1:]) + "\\n")
+if sys.argv[-1] == "train" and "DOCKER_WAITS" in os.environ:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    print("waiting", flush=True)
+    signal.pause()
+wanted = os.environ.get("DOCKER_FAILS", "")
+sys.exit(3 if wanted and wanted in sys.argv else 0)
+"""
+
+#: Stands for program/serve: knows a digit by its folder; LABEL makes it say that, BROKEN makes it die.
+ORACLE = """
+import glob, http.server, json, os, signal, sys, threading
+root = os.environ["SAGEMAKER_BASE_DIR"]
+if "BROKEN" in os.environ:
+    sys.exit("the model has no layers")
+labels = {open(p, "rb").read(): p.split("/")[-2] for p in glob.glob(root + "/held_out/*/*.png")}
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
+    def do_GET(self): self.answer(b"")
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        label = os.environ.get("LABEL", labels[body])
+        self.answer(json.dumps({"predictions": [{"label": label, "probability": 0.75}]}).encode())
+    def answer(self, body):
+        self.send_response(200); self.send_header("Content-Length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler)
+signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+server.serve_forever()
+"""
+
+
+def run(*command, cwd=None, **env):
+    """Run a command to its end; a variable given as None is not set."""
+    variables = {name: value for name, value in {**os.environ, **env}.items() if value is not None}
+    return subprocess.run(
+        command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+
+
+def read_pictures(root):
+    """Give path → pixels of every PNG below a folder, as OpenCV reads them."""
+    return {
+        path.relative_to(root): cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in root.rglob("*.png")
+    }
+
+
+@pytest.fixture(scope="module")
+def sample_data(tmp_path_factory):
+    """Give a tree with the sample data; tests leave it as it is."""
+    root = tmp_path_factory.mktemp("sample data")
+    done = run(sys.executable, ROOT / "local_test/digits.py", root)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Give a copy of local_test beside programs that only tell how they were started."""
+    root = tmp_path / "a tree"
+    nothing_made = shutil.ignore_patterns("data", "held_out", "model", "output", ".*", "__pycache__")
+    shutil.copytree(ROOT / "local_test", root / "local_test", ignore=nothing_made)
+    (root / "program").mkdir()
+    for name in ("train", "serve"):
+        (root / "program" / name).write_text(RECORDER)
+    python = root / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    return root
+
+
+@pytest.fixture
+def test_dir(tmp_path):
+    """Another miniature /opt/ml, whose path holds a space."""
+    root = tmp_path / "opt ml"
+    (root / TRAINING).mkdir(parents=True)
+    (root / "model").mkdir()
+    return root
+
+
+@pytest.fixture
+def docker(tmp_path):
+    """Make a docker that records: `env` puts it on PATH, `calls()` gives the arguments of each run."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "docker").write_text(DOCKER)
+    (folder / "docker").chmod(0o755)
+    log = tmp_path / "docker.log"
+
+    def calls():
+        calls = [json.loads(line) for line in log.read_text().splitlines()]
+        return [call for call in calls if call[0] == "run"]
+
+    env = {"PATH": f"{folder}:{os.environ['PATH']}", "DOCKER_LOG": str(log)}
+    return SimpleNamespace(env=env, calls=calls)
+
+
+@pytest.fixture
+def bare_path(tmp_path):
+    """Give a PATH on which there is neither docker nor curl nor python3."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for name in ("bash", "cat", "dirname", "mkdir", "printf", "tr"):
+        (folder / name).symlink_to(shutil.which(name))
+    return str(folder)
+
+
+@pytest.fixture
+def endpoint():
+    """Run a real HTTP server that records requests and answers `reply`: (status, body)."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.server.requests.append((self.path, dict(self.headers), body))
+            status, answer = self.server.reply
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.requests, server.reply = [], (200, b'{"predictions": [3]}')
+        server.port = str(server.server_address[1])
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join(SECONDS)
+
+
+class TestSampleData:
+    def test_pictures_are_the_digits_of_the_data_set(self, sample_data):
+        """Each PNG is 8-bit grey, has the data set's values times 255/16, and lies in its label's folder."""
+        from sklearn.datasets import load_digits
+
+        values, labels = load_digits(return_X_y=True)
+        pictures = read_pictures(sample_data)
+        assert len(pictures) == 1797
+        for path, picture in pictures.items():
+            number = int(path.stem.removeprefix("digit-"))
+            assert picture.dtype == np.uint8
+            np.testing.assert_array_equal(np.round(picture / 255 * 16), values[number].reshape(8, 8))
+            assert path.parent.name == str(labels[number])
+
+    def test_a_stratified_fifth_is_held_out(self, sample_data):
+        """Every class gives a fifth of its pictures to held_out, none of which is in a channel."""
+        training, held_out = read_pictures(sample_data / TRAINING), read_pictures(sample_data / "held_out")
+        assert len(held_out) == 360
+        assert {path.name for path in training}.isdisjoint(path.name for path in held_out)
+        for label in map(str, range(10)):
+            kept = sum(path.parts[0] == label for path in training)
+            apart = sum(path.parts[0] == label for path in held_out)
+            assert 0.18 < apart / (kept + apart) < 0.22
+        assert sorted(path.name for path in sample_data.iterdir()) == ["held_out", "input"]
+        assert [path.name for path in (sample_data / "input/data").iterdir()] == ["training"]
+
+    def test_second_run_repairs_and_leaves_the_rest(self, sample_data, tmp_path):
+        """A missing and a cut file come back with the same bytes; a picture of the user's own stays."""
+        root = shutil.copytree(sample_data, tmp_path / "copy")
+        missing, cut, *_ = sorted((root / TRAINING / "7").iterdir())
+        own = root / TRAINING / "7" / "mine.png"
+        missing.unlink()
+        cut.write_bytes(cut.read_bytes()[:20])
+        own.write_bytes(b"mine")
+        done = run(sys.executable, ROOT / "local_test/digits.py", root)
+        assert done.returncode == 0, done.stderr
+        assert "1797 digits" in done.stdout
+        assert "2 of them" in done.stdout
+        assert own.read_bytes() == b"mine"
+        own.unlink()
+        files = {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+        expected = {p.relative_to(sample_data): p.read_bytes() for p in sample_data.rglob("*") if p.is_file()}
+        assert files == expected
+
+    def test_a_place_that_cannot_be_written_gives_a_sentence(self, tmp_path):
+        """A file in the place of the folder ends the script with one line and not with a trace."""
+        (tmp_path / "file").write_text("")
+        done = run(sys.executable, ROOT / "local_test/digits.py", tmp_path / "file")
+        assert done.returncode == 1
+        assert "The sample data cannot be written to" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["train.sh", "serve.sh", "predict.sh", "digits.py", "demo.py"])
+class TestUsage:
+    @pytest.mark.parametrize("option", ["-h", "--help"])
+    def test_help(self, script, option):
+        """-h and --help describe the script on standard output and end with 0."""
+        done = run(ROOT / "local_test" / script, option, PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "usage" in done.stdout.lower()
+        assert len(done.stdout.splitlines()) > 5
+
+    def test_an_option_that_is_none_is_refused(self, script):
+        """An unknown option ends with 2 and the usage on standard error."""
+        done = run(ROOT / "local_test" / script, "--gpu", PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
+        assert done.returncode == 2
+        assert "usage" in done.stderr.lower()
+
+
+class TestPlainProcess:
+    @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
+    def test_starts_the_tree_beside_it(self, tree, test_dir, tmp_path, script):
+        """From any directory and with a relative TEST_DIR, the script becomes the program."""
+        command = [tree / "local_test" / script]
+        env = {**os.environ, "TEST_DIR": "opt ml", "PORT": "8123"}
+        with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE) as process:
+            output, _ = process.communicate(timeout=SECONDS)
+        started = json.loads(output)
+        assert started["pid"] == process.pid
+        assert started["argv"] == []
+        assert started["env"]["SAGEMAKER_BASE_DIR"] == str(test_dir)
+        assert process.returncode == 5
+        if script == "serve.sh":
+            assert started["env"]["SAGEMAKER_BIND_TO_PORT"] == "8123"
+        else:
+            assert (test_dir / "output").is_dir()
+
+    def test_train_leaves_what_is_there(self, tree, test_dir):
+        """train.sh itself deletes nothing, so that a failed training keeps the model before it."""
+        (test_dir / "model/model.h5").write_text("old")
+        run(tree / "local_test/train.sh", TEST_DIR=str(test_dir))
+        assert (test_dir / "model/model.h5").read_text() == "old"
+
+    @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
+    def test_without_a_venv_python3_is_used_and_said(self, tree, test_dir, script):
+        """Without .venv the python3 of PATH runs, and the way to the environment is told."""
+        (tree / ".venv/bin/python").unlink()
+        done = run(tree / "local_test" / script, TEST_DIR=str(test_dir))
+        assert done.returncode == 5
+        assert "make environment" in done.stderr
+
+    @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
+    def test_without_any_python(self, tree, test_dir, bare_path, script):
+        """Without any Python there is one sentence."""
+        (tree / ".venv/bin/python").unlink()
+        done = run(tree / "local_test" / script, TEST_DIR=str(test_dir), PATH=bare_path)
+        assert done.returncode == 1
+        assert done.stderr == f"{script}: there is no python3; install it, then run 'make environment'.\n"
+
+    def test_nothing_to_train_on(self, tree):
+        """The test_dir of a fresh checkout has no data: train.sh says how to get some."""
+        done = run(tree / "local_test/train.sh", TEST_DIR=None)
+        assert done.returncode == 1
+        assert "make sample-data" in done.stderr
+
+    @pytest.mark.parametrize(("script", "missing"), [("train.sh", "input"), ("serve.sh", "model")])
+    def test_a_test_dir_that_is_none(self, tree, tmp_path, script, missing):
+        """A TEST_DIR without what the script reads is named."""
+        done = run(tree / "local_test" / script, TEST_DIR=str(tmp_path / "nowhere"))
+        assert done.returncode == 1
+        assert f"there is no {tmp_path / 'nowhere' / missing}" in done.stderr
+        assert not (tmp_path / "nowhere").exists()
+
+
+class TestContainer:
+    def test_train(self, tree, test_dir, docker):
+        """TEST_DIR is mounted as /opt/ml, and the new files become their folder's owner's."""
+        done = run(
+            tree / "local_test/train.sh", "shop/tandem:1", TEST_DIR=str(test_dir), GPUS=None, **docker.env
+        )
+        assert done.returncode == 0, done.stderr
+        mount = ["-v", f"{test_dir}:/opt/ml"]
+        chown = ["-R", "--reference=/opt/ml", "/opt/ml/model", "/opt/ml/output"]
+        assert docker.calls() == [
+            ["run", "--rm", *mount, "shop/tandem:1", "train"],
+            ["run", "--rm", *mount, "--entrypoint", "chown", "shop/tandem:1", *chown],
+        ]
+
+    def test_serve(self, tree, test_dir, docker):
+        """Only the model is mounted, read-only, and the port is published."""
+        env = {"TEST_DIR": str(test_dir), "PORT": "8123", "GPUS": None, **docker.env}
+        done = run(tree / "local_test/serve.sh", "shop/tandem:1", **env)
+        assert done.returncode == 0, done.stderr
+        mount = ["-v", f"{test_dir}/model:/opt/ml/model:ro"]
+        assert docker.calls() == [["run", "--rm", *mount, "-p", "8123:8080", "shop/tandem:1", "serve"]]
+
+    @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
+    def test_gpus(self, tree, test_dir, docker, script):
+        """GPUS goes to docker as one word, however it is written."""
+        gpus = '"device=0,1"'
+        run(tree / "local_test" / script, "image", TEST_DIR=str(test_dir), GPUS=gpus, **docker.env)
+        assert docker.calls()[0][:4] == ["run", "--rm", "--gpus", gpus]
+
+    @pytest.mark.parametrize(("script", "calls"), [("train.sh", 2), ("serve.sh", 1)])
+    def test_a_failure_is_passed_on(self, tree, test_dir, docker, script, calls):
+        """The container's exit code is the script's; train.sh hands the files over all the same."""
+        env = {"TEST_DIR": str(test_dir), "DOCKER_FAILS": script.removesuffix(".sh"), **docker.env}
+        assert run(tree / "local_test" / script, "image", **env).returncode == 3
+        assert len(docker.calls()) == calls
+
+    def test_train_passes_sigterm_on_and_waits(self, tree, test_dir, docker):
+        """A SIGTERM to train.sh alone reaches the container, whose end and exit code are waited for."""
+        env = {**os.environ, "TEST_DIR": str(test_dir), "DOCKER_WAITS": "1", **docker.env}
+        command = [tree / "local_test/train.sh", "image"]
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"waiting\n"
+            process.terminate()
+            assert process.wait(SECONDS) == 7
+        assert len(docker.calls()) == 2
+
+    @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
+    def test_no_docker(self, tree, test_dir, bare_path, script):
+        """Without docker there is one sentence."""
+        done = run(tree / "local_test" / script, "image", TEST_DIR=str(test_dir), PATH=bare_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"{script}: docker is not installed")
+        assert done.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
+    def test_no_engine(self, tree, test_dir, docker, script):
+        """Where the engine does not answer there is one sentence, and nothing is run."""
+        env = {"TEST_DIR": str(test_dir), "DOCKER_FAILS": "version", **docker.env}
+        done = run(tree / "local_test" / script, "image", **env)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"{script}: the Docker engine does not answer")
+        assert done.stderr.count("\n") == 1
+        assert docker.calls() == []
+
+
+class TestPredict:
+    SCRIPT = ROOT / "local_test/predict.sh"
+
+    @pytest.mark.parametrize(
+        ("name", "content_type"),
+        [
+            ("a.jpg", "image/jpeg"),
+            ("a.JPEG", "image/jpeg"),
+            ("a.png", "image/png"),
+            ("a.bmp", "image/bmp"),
+            ("a.webp", "image/webp"),
+            ("a.tif", "image/tiff"),
+            ("a.tiff", "image/tiff"),
+            ("a.npy", "application/x-npy"),
+            ("a.json", "application/json"),
+            ("a.jsonl", "application/jsonlines"),
+            ("a b;type=x,y.csv", "text/csv"),
+        ],
+    )
+    def test_the_ending_tells_the_content_type(self, endpoint, tmp_path, name, content_type):
+        """The file goes out byte for byte under the type of its ending, and the answer is printed."""
+        body = b"\x00\r\n\xff\n"
+        (tmp_path / name).write_bytes(body)
+        done = run(self.SCRIPT, tmp_path / name, PORT=endpoint.port, http_proxy="http://127.0.0.1:9")
+        assert (done.returncode, done.stdout, done.stderr) == (0, '{"predictions": [3]}\n', "")
+        [(path, headers, sent)] = endpoint.requests
+        assert (path, headers["Content-Type"], sent) == ("/invocations", content_type, body)
+
+    def test_content_type_and_accept_given(self, endpoint, tmp_path):
+        """A type that is given wins over the ending, and ACCEPT becomes the header."""
+        (tmp_path / "a.png").write_bytes(b"1,2")
+        accept = "application/x-npy, */*;q=0.1"
+        run(self.SCRIPT, "a.png", "text/csv; header=absent", cwd=tmp_path, PORT=endpoint.port, ACCEPT=accept)
+        [(_, headers, _)] = endpoint.requests
+        assert headers["Content-Type"] == "text/csv; header=absent"
+        assert headers["Accept"] == accept
+
+    def test_the_servers_refusal_is_told(self, endpoint, tmp_path):
+        """A status of 400 and more ends with 1 and the server's words on standard error."""
+        endpoint.reply = (415, b'{"error": "unsupported_media_type", "message": "no"}')
+        (tmp_path / "a.csv").write_bytes(b"1")
+        done = run(self.SCRIPT, tmp_path / "a.csv", PORT=endpoint.port)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "415" in done.stderr
+        assert '"message": "no"' in done.stderr
+
+    def test_nothing_listens(self, tmp_path):
+        """Without a server there is one sentence that names the port."""
+        (tmp_path / "a.csv").write_bytes(b"1")
+        with socket.socket() as bound:  # bound but not listening: nobody else gets this port meanwhile
+            bound.bind(("127.0.0.1", 0))
+            port = str(bound.getsockname()[1])
+            done = run(self.SCRIPT, tmp_path / "a.csv", PORT=port)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"predict.sh: nothing listens on port {port}")
+        assert done.stderr.count("\n") == 1
+
+    def test_what_cannot_be_sent(self, endpoint, tmp_path):
+        """A missing file, a folder and an ending without a type are told, and nothing is sent."""
+        (tmp_path / "a.pickle").write_bytes(b"1")
+        for name, sentence in [
+            ("missing.png", "is not a file"),
+            ("", "is not a file"),
+            ("a.pickle", "give one"),
+        ]:
+            done = run(self.SCRIPT, tmp_path / name, PORT=endpoint.port)
+            assert done.returncode == 1
+            assert sentence in done.stderr
+        assert endpoint.requests == []
+
+    def test_no_curl(self, tmp_path, bare_path):
+        """Without curl there is one sentence."""
+        (tmp_path / "a.csv").write_bytes(b"1")
+        done = run(self.SCRIPT, tmp_path / "a.csv", PATH=bare_path)
+        assert done.returncode == 1
+        assert "curl is not installed" in done.stderr
+
+
+class TestDemo:
+    @pytest.fixture
+    def oracle_tree(self, tree, sample_data):
+        """Give a tree with sample data, a train that does nothing and a serve that knows the answers."""
+        shutil.copytree(sample_data, tree / "local_test/test_dir", dirs_exist_ok=True)
+        (tree / "program/train").write_text("")
+        (tree / "program/serve").write_text(ORACLE)
+        return tree
+
+    def test_all_digits_right(self, oracle_tree):
+        """All stages are gone through; the table shows a dozen pictures, the accuracy and the seconds."""
+        done = run(sys.executable, oracle_tree / "local_test/demo.py", TEST_DIR=None)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "1.000: 360 right of 360" in done.stdout
+        assert done.stdout.count("0.7500") == 12
+        assert "█" in done.stdout
+        for stage in ("sample data", "train", "start", "predict 360"):
+            assert stage in done.stdout
+
+    def test_a_bad_model_fails_the_demo(self, oracle_tree):
+        """Below the accuracy that is wanted the demo ends with 1, and shows what was misread."""
+        done = run(sys.executable, oracle_tree / "local_test/demo.py", TEST_DIR=None, LABEL="3")
+        assert done.returncode == 1
+        assert "said 3, is 0" in done.stdout
+        assert "WRONG" in done.stdout
+        assert done.stderr.startswith("demo: the accuracy is 0.1")
+
+    def test_a_server_that_dies_shows_its_log(self, oracle_tree):
+        """A serve that ends at its start fails the demo with the end of its log, and without a trace."""
+        done = run(sys.executable, oracle_tree / "local_test/demo.py", TEST_DIR=None, BROKEN="1")
+        assert done.returncode == 1
+        assert "exit code 1" in done.stderr
+        assert "the model has no layers" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_a_failed_training_ends_the_demo(self, oracle_tree):
+        """A train that fails is named with its exit code, and nothing is served."""
+        (oracle_tree / "program/train").write_text("import sys; sys.exit('no pictures')")
+        done = run(sys.executable, oracle_tree / "local_test/demo.py", TEST_DIR=None)
+        assert done.returncode == 1
+        assert "train ended with exit code 1" in done.stderr
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_stop_in_the_middle_leaves_no_process(self, oracle_tree, number):
+        """Stopped while training, the demo ends what it started and says so in a line."""
+        # The training that ignores being asked holds the pipe open: its end shows that it is gone.
+        (oracle_tree / "program/train").write_text(
+            "import signal, time\n"
+            "signal.signal(signal.SIGTERM, lambda *_: exit(0))\n"
+            "print('training', flush=True)\n"
+            "signal.pause()\n"
+        )
+        command = [sys.executable, oracle_tree / "local_test/demo.py"]
+        env = {name: value for name, value in os.environ.items() if name != "TEST_DIR"}
+        with subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as demo:
+            while demo.stdout.readline() not in {"training\n", ""}:
+                pass
+            demo.send_signal(number)
+            output, _ = demo.communicate(timeout=SECONDS)  # returns when nobody holds the pipe any more
+        assert demo.returncode == 1
+        assert output == "demo: stopped before its end.\n"
