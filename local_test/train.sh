@@ -47,15 +47,17 @@ command -v docker >/dev/null || fail 'docker is not installed; without IMAGE a p
 docker version >/dev/null 2>&1 || fail "the Docker engine does not answer; see what 'docker version' says."
 
 # In the background, so that a signal sent to this script alone reaches the container too.
-container=
-trap '[ -z "$container" ] || kill -TERM "$container" 2>/dev/null || true' INT TERM
+signalled=
+trap 'signalled=yes; [ -n "${!:-}" ] || exit 143; kill -TERM "$!" 2>/dev/null || true' INT TERM
 docker run --rm ${GPUS:+--gpus "$GPUS"} -v "$TEST_DIR:/opt/ml" "$image" train &
 container=$!
 status=0
 wait "$container" || status=$?
-while kill -0 "$container" 2>/dev/null; do # a signal cut the waiting short; the container saves its work now
-  status=0
-  wait "$container" || status=$?
+while [ -n "$signalled" ]; do # the signal cut the waiting short; the container saves its work now
+  signalled=
+  code=0
+  wait "$container" || code=$?
+  [ "$code" -eq 127 ] || status=$code # 127: it had been waited for already
 done
 
 # As on the platform, root wrote the files; here they are to belong to whom the folder belongs to.
