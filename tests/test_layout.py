@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "algorithm": LEAVES | LEVEL_1,
     "scoring": LEAVES | LEVEL_1 | {"algorithm"},
     "app": LEAVES | LEVEL_1 | {"scoring"},
-    "server": LEAVES | LEVEL_1 | {"algorithm", "scoring", "app"},
+    "worker": LEAVES,
+    "server": LEAVES | LEVEL_1 | {"algorithm", "scoring", "app", "worker"},
     "training": LEAVES | LEVEL_1 | {"algorithm", "job"},
 }
 FOR_BACKENDS = {"errors", "devices"}
@@ -43,7 +44,7 @@ FOR_ALGORITHMS = {"errors", "algorithm", "job", "channels", "formats", "images",
 #: Third parties and the only places that import them.
 HOMES = {
     "flask": ["tandem/app.py"],
-    "gunicorn": ["tandem/server.py"],
+    "gunicorn": ["tandem/server.py", "tandem/worker.py"],
     "pynvml": ["tandem/devices.py"],
     "cv2": ["tandem/images.py"],
     "openvino": ["backends/openvino_backend.py", "backends/bundle.py"],

@@ -203,5 +203,6 @@ def _cv2() -> Any:
     import cv2  # noqa: PLC0415 - 0.15 s that a process without pictures need not spend
 
     cv2.setNumThreads(1)
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # OpenCV 4, which the CUDA 11 image has, calls it by another name; 0 is silent in both.
+    (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
     return cv2

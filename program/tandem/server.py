@@ -22,6 +22,7 @@ from tandem.logs import configure_logging
 from tandem.resources import count_cores
 from tandem.scoring import Limits, ScoringService
 from tandem.settings import Settings, render_settings
+from tandem.worker import ReadAheadWorker
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         options: dict[str, Any] = {
             "bind": f"0.0.0.0:{self._settings.port}",
             "workers": self._plan.workers,
-            "worker_class": "gthread",
+            "worker_class": ReadAheadWorker,
             "threads": self._plan.threads,
             "worker_connections": 1000,
             "backlog": 2048,

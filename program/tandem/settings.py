@@ -116,7 +116,10 @@ class Settings:
         shown="one, or one a GPU",
     )
     threads: int = _setting(
-        "SERVER_THREADS", 64, _whole(2, 1024), "Request threads a serving process has; they read and decode."
+        "SERVER_THREADS",
+        128,
+        _whole(2, 1024),
+        "Requests in progress at once in a serving process, each in a thread; past them, 503 at once.",
     )
     timeout: float = _setting(
         "SAGEMAKER_MODEL_SERVER_TIMEOUT MODEL_SERVER_TIMEOUT",

@@ -1,0 +1,155 @@
+"""Reading ahead: when a request is ready for a thread, and what slow and absent clients cost others."""
+
+import contextlib
+import json
+import socket
+import struct
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tandem.worker import MAX_HEAD, MAX_READ_AHEAD, is_ready
+
+
+def render(body=b"", *lines):
+    return b"\r\n".join([b"POST /invocations HTTP/1.1", b"Host: a", *lines, b"", body])
+
+
+@hypothesis_settings(deadline=None, max_examples=100)
+@given(
+    body=st.binary(max_size=300),
+    name=st.sampled_from([b"Content-Length", b"content-length", b"CONTENT-LENGTH"]),
+)
+def test_a_request_is_ready_with_its_last_byte_and_not_before(body, name):
+    request = render(body, b"%s: %d" % (name, len(body)))
+    assert is_ready(request)
+    assert not any(is_ready(request[:end]) for end in range(len(request)))
+
+
+def test_a_chunked_request_is_ready_with_its_last_chunk():
+    request = render(b"5\r\nhello\r\n0\r\n\r\n", b"Transfer-Encoding: chunked")
+    assert is_ready(request)
+    assert not any(is_ready(request[:end]) for end in range(len(request)))
+
+
+def test_what_never_ends_is_handed_on():
+    """A head without an end, a body beyond what the loop reads, a client that waits to be told to go on."""
+    assert is_ready(b"x" * MAX_HEAD)
+    assert is_ready(render(b"x" * MAX_READ_AHEAD, b"Content-Length: %d" % (MAX_READ_AHEAD * 10)))
+    assert is_ready(render(b"x" * MAX_READ_AHEAD, b"Transfer-Encoding: chunked"))
+    assert is_ready(render(b"", b"Content-Length: 5", b"Expect: 100-continue"))
+
+
+@pytest.fixture
+def connect():
+    with contextlib.ExitStack() as stack:
+
+        def make(server, sent=b""):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            client.sendall(sent)
+            return client
+
+        yield make
+
+
+def read_answer(client):
+    """Give (status, body) of one answer with a Content-Length."""
+    with client.makefile("rb") as stream:
+        status = int(stream.readline().split()[1])
+        length = 0
+        while (line := stream.readline()) not in {b"\r\n", b""}:
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        return status, stream.read(length)
+
+
+def test_slow_clients_cost_nobody_anything(live_server, connect):
+    """Four times as many clients as threads stop in the middle of their bodies; others do not notice."""
+    server = live_server("echo", SERVER_THREADS="16")
+    body = b'{"instances": [1]}'
+    request = render(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+    slow = [connect(server, request[: -5 - number % 40]) for number in range(64)]
+    silent = [connect(server) for _ in range(64)]
+    assert server.ping() == 200
+    assert server.invoke(b"[2]")[0] == 200
+    for number, client in enumerate(slow):
+        client.sendall(request[-5 - number % 40 :])
+        assert read_answer(client) == (200, b'{"predictions": [1]}')
+    for client in silent:
+        client.sendall(request)
+        assert read_answer(client)[0] == 200
+
+
+def test_health_is_answered_while_every_thread_is_busy_and_others_are_refused_at_once(live_server):
+    server = live_server("slow_row", SERVER_THREADS="2")
+    with ThreadPoolExecutor(3) as pool:
+        requests = [pool.submit(server.invoke, b"[2]") for _ in range(3)]
+        done, busy = wait(requests, return_when=FIRST_COMPLETED)
+        (refused,) = done
+        status, headers, body = refused.result()
+        assert (status, headers["Retry-After"], json.loads(body)["error"]) == (503, "1", "overloaded")
+        assert server.ping() == 200
+        assert not any(request.done() for request in busy)
+        assert [request.result(30)[0] for request in busy] == [200, 200]
+    assert server.invoke(b"[0]")[0] == 200
+
+
+def test_a_connection_is_kept_for_many_requests_in_pieces_or_together(live_server, connect):
+    server = live_server("echo")
+    body = b'{"instances": [1]}'
+    request = render(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+    client = connect(server)
+    for _ in range(3):
+        client.sendall(request[:30])
+        client.sendall(request[30:])
+        assert read_answer(client)[0] == 200
+    client.sendall(request + request)  # pipelined
+    received = b""
+    while received.count(b'{"predictions": [1]}') < 2:
+        piece = client.recv(4096)
+        assert piece, received
+        received += piece
+
+
+def test_bodies_of_every_kind_arrive_whole(live_server, connect):
+    """Chunked, announced by Expect, and longer than the loop reads ahead."""
+    server = live_server("echo")
+    chunked = render(
+        b"8\r\n[1, 2, 3\r\n1\r\n]\r\n0\r\n\r\n",
+        b"Content-Type: application/json",
+        b"Transfer-Encoding: chunked",
+    )
+    assert read_answer(connect(server, chunked)) == (200, b'{"predictions": [1, 2, 3]}')
+    waiting = connect(
+        server, render(b"", b"Content-Type: application/json", b"Content-Length: 3", b"Expect: 100-continue")
+    )
+    assert waiting.recv(1000).startswith(b"HTTP/1.1 100")
+    waiting.sendall(b"[1]")
+    assert read_answer(waiting) == (200, b'{"predictions": [1]}')
+    text = "x" * (MAX_READ_AHEAD + 1000)
+    status, _, body = server.invoke(json.dumps([text]).encode())
+    assert (status, json.loads(body)) == (200, {"predictions": [text]})
+
+
+def test_a_client_that_does_not_close_its_side_holds_nobody_up(live_server, connect):
+    """After `Connection: close` gunicorn would wait two seconds for each of these in its one loop."""
+    server = live_server("echo")
+    request = b"GET /ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    clients = [connect(server, request) for _ in range(30)]
+    assert {read_answer(client)[0] for client in clients} == {200}
+    status, _, _ = server.request("GET", "/ping", timeout=5)
+    assert status == 200
+
+
+def test_clients_that_hang_up_in_any_way_leave_nothing_behind(live_server, connect):
+    server = live_server("echo", SERVER_THREADS="4")
+    for number in range(40):
+        client = connect(server, render(b"[1", b"Content-Length: 30")[: 10 + number * 2])
+        if number % 2:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends in a reset
+        client.close()
+    assert server.invoke(b"[1]")[0] == 200
+    assert "Traceback" not in server.log
