@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "job": LEAVES | LEVEL_1,
     "algorithm": LEAVES | LEVEL_1,
     "scoring": LEAVES | LEVEL_1 | {"algorithm"},
-    "app": LEAVES | LEVEL_1 | {"scoring"},
+    "app": LEAVES | LEVEL_1 | {"algorithm", "scoring"},
     "worker": LEAVES,
     "server": LEAVES | LEVEL_1 | {"algorithm", "scoring", "app", "worker"},
     "training": LEAVES | LEVEL_1 | {"algorithm", "job"},

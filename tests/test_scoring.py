@@ -6,6 +6,7 @@ import pytest
 
 from fixtures import gated
 from processes import wait_for
+from tandem.algorithm import Caller
 from tandem.errors import (
     ModelError,
     ModelNotReady,
@@ -15,11 +16,12 @@ from tandem.errors import (
     UnsupportedMediaType,
     UserError,
 )
+from tandem.scoring import Request
 
 
-def ask(service, rows, accept=None, content_type="application/json"):
+def ask(service, rows, accept=None, content_type="application/json", **how):
     body = json.dumps({"instances": rows}).encode()
-    answer = service.invoke(body, content_type, accept, "application/json")
+    answer = service.invoke(Request(body, content_type, accept, **how), "application/json")
     return json.loads(answer.body)["predictions"]
 
 
@@ -86,7 +88,7 @@ def test_a_model_that_fails_to_load_is_told_once(service):
 )
 def test_each_fault_of_the_caller_has_its_own_error(ready, body, content_type, accept, error):
     with pytest.raises(error) as caught:
-        ready("echo").invoke(body, content_type, accept, "application/json")
+        ready("echo").invoke(Request(body, content_type, accept), "application/json")
     assert type(caught.value) is error
 
 
@@ -158,6 +160,30 @@ def test_a_request_past_its_time_is_answered_and_not_computed(ready):
     gated.entered.clear()
     assert ask(service, [2]) == [2]
     assert gated.batches == [1, 1]
+
+
+def test_a_caller_that_hangs_up_frees_its_place(ready):
+    service = ready("gated")
+    gone = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, service, [0])
+        assert gated.entered.wait(30)
+        second = pool.submit(ask, service, [1], is_gone=gone.is_set)
+        wait_for(lambda: service._batcher._queued_rows == 1, "a waiting request")
+        gone.set()
+        with pytest.raises(Overloaded, match="hung up"):
+            second.result(30)
+        gated.gate.set()
+        assert first.result(30) == [0]
+    assert ask(service, [2]) == [2]
+    assert gated.batches == [1, 1]
+
+
+def test_an_algorithm_reads_and_answers_custom_attributes(ready):
+    service = ready("custom_attributes")
+    caller = Caller(custom_attributes="colour=red", inference_id="7")
+    assert ask(service, [1], caller=caller) == ["colour=red"]
+    assert caller.custom_attributes == "read"
 
 
 def test_a_dead_model_thread_is_told_and_nobody_is_left_waiting(ready):

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,18 @@ from tandem.errors import TandemError, UserError
 DEFAULT_BATCH_ROWS = 64
 
 
+@dataclass
+class Caller:
+    """What a request says beside its body.
+
+    `custom_attributes` is SageMaker's header of that name, up to 1024 characters; it goes back to the
+    caller as `input_fn` or `output_fn` leave it.
+    """
+
+    custom_attributes: str = ""
+    inference_id: str = ""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a function of the seam may ask for as its last argument, `context`."""
@@ -30,6 +42,8 @@ class Context:
     cores: int
     #: what `model_fn` returned; None inside `model_fn`
     model: Any = None
+    #: who asks, in `input_fn` and `output_fn`; `predict_fn` computes for several callers at once
+    caller: Caller = field(default_factory=Caller)
 
 
 @dataclass(frozen=True)

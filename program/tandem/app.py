@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import socket
+from functools import partial
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from tandem.algorithm import Caller
 from tandem.errors import PayloadTooLarge, TandemError
-from tandem.scoring import ScoringService
+from tandem.scoring import Request, ScoringService
 from tandem.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: SageMaker's header that names a request; it goes into the log line of a failed one.
+#: SageMaker's header that names a request, and the one that algorithms read and answer with.
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
+CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 
 #: Batch transform's own default payload, and how many at once; it refuses a product above 100 MB.
 TRANSFORM_PAYLOAD_MB = 6
@@ -42,13 +47,21 @@ def _add_routes(app: Flask, service: ScoringService, settings: Settings) -> None
     def invocations() -> Response:
         """Score one body."""
         headers = request.headers
+        caller = Caller(headers.get(CUSTOM_ATTRIBUTES, ""), headers.get(INFERENCE_ID, ""))
         answer = service.invoke(
-            request.get_data(cache=False),
-            headers.get("Content-Type"),
-            headers.get("Accept"),
+            Request(
+                body=request.get_data(cache=False),
+                content_type=headers.get("Content-Type"),
+                accept=headers.get("Accept"),
+                caller=caller,
+                is_gone=partial(_has_hung_up, request.environ.get("gunicorn.socket")),
+            ),
             settings.default_accept,
         )
-        return Response(answer.body, content_type=answer.content_type)
+        response = Response(answer.body, content_type=answer.content_type)
+        if caller.custom_attributes:
+            response.headers[CUSTOM_ATTRIBUTES] = caller.custom_attributes
+        return response
 
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
@@ -60,12 +73,7 @@ def _add_routes(app: Flask, service: ScoringService, settings: Settings) -> None
 def _add_error_handlers(app: Flask, settings: Settings) -> None:
     @app.errorhandler(TandemError)
     def show_tandem_error(error: TandemError) -> Response:
-        if error.status >= 500 and error.status != 503:
-            logger.error("request %s failed: %s", _inference_id(), error)
-        response = _make_error(error.status, error.kind, str(error))
-        if error.status == 503:
-            response.headers["Retry-After"] = "1"
-        return response
+        return _make_error(error.status, error.kind, str(error))
 
     @app.errorhandler(RequestEntityTooLarge)
     def show_too_large(_error: RequestEntityTooLarge) -> Response:
@@ -85,16 +93,42 @@ def _add_error_handlers(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(Exception)
     def show_any_error(error: Exception) -> Response:
-        logger.error("request %s failed", _inference_id(), exc_info=error)
+        logger.error("a request failed", exc_info=error)
         return _make_error(500, TandemError.kind, "the server failed; its log has the details.")
 
 
-def _inference_id() -> str:
-    return request.headers.get(INFERENCE_ID, "without an id")
+def _has_hung_up(client: socket.socket | None) -> bool:
+    """Tell whether the caller has closed its side while it waits for the answer."""
+    if client is None:
+        return False
+    try:
+        return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _make_error(status: int, kind: str, message: str) -> Response:
-    """Make the one shape that every error has; SageMaker passes on at most 2048 characters of it."""
-    response = jsonify(error=kind, message=message[:1500])
+    """Make the one shape that every error has, and its line in the log.
+
+    SageMaker passes on at most 2048 characters of it.
+    """
+    message = message[:1500]
+    line = {
+        "event": "request_failed",
+        "status": status,
+        "error": kind,
+        "message": message,
+        "path": request.path[:200],
+        "inference_id": request.headers.get(INFERENCE_ID, ""),
+        "content_type": request.headers.get("Content-Type", "")[:200],
+        "content_length": request.content_length,
+    }
+    if request.path != "/ping":
+        logger.log(logging.ERROR if status == 500 else logging.WARNING, "%s", json.dumps(line))
+    response = jsonify(error=kind, message=message)
     response.status_code = status
+    if status == 503:
+        response.headers["Retry-After"] = "1"
     return response

@@ -6,27 +6,47 @@ import concurrent.futures
 import fnmatch
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from tandem import formats
-from tandem.algorithm import Algorithm, Context
+from tandem.algorithm import Algorithm, Caller, Context
 from tandem.batching import Batcher, Work, merge_rows, split_prediction, split_rows
 from tandem.errors import ModelError, ModelNotReady, Overloaded, TandemError, UnsupportedMediaType, UserError
 
 logger = logging.getLogger(__name__)
 
 
+#: Seconds between two looks at whether a caller that waits is still there.
+LOOK_SECONDS = 0.25
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What bounds a service: rows a batch, seconds a batch waits, rows queued, seconds a request may wait."""
+    """What bounds a service: rows a batch, seconds a batch waits, rows queued, seconds a request may wait.
+
+    `readers` requests are decoded at once; more would only take turns on the cores.
+    """
 
     batch_rows: int
     batch_wait: float = 0.005
     queue_rows: int = 1024
     timeout: float = 60
+    readers: int = 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it came; `is_gone` tells whether its caller has hung up."""
+
+    body: bytes
+    content_type: str | None = None
+    accept: str | None = None
+    caller: Caller = field(default_factory=Caller)
+    is_gone: Callable[[], bool] = bool
 
 
 class Answer(NamedTuple):
@@ -59,6 +79,7 @@ class ScoringService:
         self._on_failure = on_failure
         self._loaded = threading.Event()
         self._lock = threading.Lock()
+        self._readers = threading.Semaphore(limits.readers)
         self._batcher = Batcher(limits.batch_rows, limits.batch_wait, limits.queue_rows)
         self._threads = [self._make_thread(self._load_and_score)]
 
@@ -84,33 +105,35 @@ class ScoringService:
         if not self._loaded.is_set():
             raise ModelNotReady("the model is still loading; try again in a second.")
 
-    def invoke(
-        self, body: bytes, content_type: str | None, accept: str | None, default_accept: str
-    ) -> Answer:
-        """Score one request's body.
+    def invoke(self, request: Request, default_accept: str) -> Answer:
+        """Score one request.
 
         Raises the `TandemError` that fits: 400, 406 and 415 are the caller's fault, 500 the model's,
         503 means that trying again later helps.
         """
         self.check()
-        algorithm, context = self.algorithm, self._context
-        answer_type = formats.negotiate(accept, algorithm.accepts, default_accept)
-        body_type = self._check_content_type(content_type)
+        algorithm, context = self.algorithm, replace(self._context, caller=request.caller)
+        answer_type = formats.negotiate(request.accept, algorithm.accepts, default_accept)
+        body_type = self._check_content_type(request.content_type)
         with self._batcher.arrival() as submit:
-            try:
-                rows = algorithm.input_fn(body, body_type, context)
-            except ValueError as error:  # bytes that do not parse are the caller's fault
-                logger.info("input_fn refused a body of %s", body_type, exc_info=True)
-                raise UserError(f"the body could not be read as {body_type}: {error}") from error
+            with self._readers:
+                rows = self._read(request.body, body_type, context)
             works = [Work(part) for part in split_rows(rows, self.limits.batch_rows)]
             if not works:
                 raise UserError("the request holds no rows; expected at least one.")
             submit(works)
-        prediction = merge_rows(self._await([work.future for work in works]))
+        prediction = merge_rows(self._await([work.future for work in works], request.is_gone))
         encoded = algorithm.output_fn(prediction, answer_type, context)
         if isinstance(encoded, tuple):  # SageMaker's own toolkits allow (body, content type)
             encoded, answer_type = encoded
         return Answer(encoded.encode() if isinstance(encoded, str) else bytes(encoded), answer_type)
+
+    def _read(self, body: bytes, content_type: str, context: Context) -> Any:
+        try:
+            return self.algorithm.input_fn(body, content_type, context)
+        except ValueError as error:  # bytes that do not parse are the caller's fault
+            logger.info("input_fn refused a body of %s", content_type, exc_info=True)
+            raise UserError(f"the body could not be read as {content_type}: {error}") from error
 
     def _check_content_type(self, header: str | None) -> str:
         content_type = formats.canonical_media_type(header or "application/octet-stream")
@@ -123,21 +146,27 @@ class ScoringService:
             )
         return content_type
 
-    def _await(self, futures: Sequence[Future[Any]]) -> list[Any]:
-        done, waiting = concurrent.futures.wait(
-            futures, timeout=self.limits.timeout, return_when=concurrent.futures.FIRST_EXCEPTION
-        )
-        failed = [error for error in (future.exception() for future in done) if error]
-        if waiting or failed:
+    def _await(self, futures: Sequence[Future[Any]], is_gone: Callable[[], bool]) -> list[Any]:
+        """Wait for all of `futures`; what waits for a caller that hung up, or too long, is not computed."""
+        deadline = time.monotonic() + self.limits.timeout
+        waiting: set[Future[Any]] = set(futures)
+        try:
+            while waiting:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise Overloaded(
+                        f"no answer within {self.limits.timeout:g} seconds; send fewer rows or try again."
+                    )
+                done, waiting = concurrent.futures.wait(
+                    waiting, min(left, LOOK_SECONDS), concurrent.futures.FIRST_EXCEPTION
+                )
+                for future in done:
+                    future.result()  # raises what the model thread found
+                if waiting and is_gone():
+                    raise Overloaded("the caller hung up.")
+        finally:
             for future in waiting:
                 future.cancel()
-            raise (
-                failed[0]
-                if failed
-                else Overloaded(
-                    f"no answer within {self.limits.timeout:g} seconds; send fewer rows or try again."
-                )
-            )
         return [future.result() for future in futures]
 
     # What follows runs in the model threads.

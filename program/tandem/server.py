@@ -136,6 +136,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             batch_wait=self._settings.batch_wait_ms / 1000,
             queue_rows=self._settings.queue_rows,
             timeout=self._settings.timeout,
+            readers=self._plan.cores,
         )
 
     def _environment(self, slot: int) -> dict[str, str]:
