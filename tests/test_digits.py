@@ -1,8 +1,10 @@
 """The main job on real data: handwritten digits, through local_test's scripts, real train, real serve."""
 
+import contextlib
 import io
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -159,3 +161,29 @@ def test_sigterm_in_mid_epoch_saves_a_model_that_serves(trained, pictures, tmp_p
     assert "SIGTERM" in log_path.read_text()
     server = live_server("algorithms.image_classifier", base_dir=root)
     assert server.invoke(pictures[0][0], "image/png")[0] == 200
+
+
+@pytest.mark.parametrize(("name", "has_bar"), [("", True), ("digits-2026-01-01", False)])
+def test_a_terminal_gets_a_progress_bar_but_a_job_of_the_platforms_does_not(trained, tmp_path, name, has_bar):
+    """The SDK's local mode gives a named job a terminal that nobody watches."""
+    root = tmp_path / "ml"
+    for path in sorted((trained[0] / "input/data/training").glob("[01]/*.png"))[::10]:
+        copied = root / "input/data/training" / path.parent.name / path.name
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copied)
+    (root / "input/config").mkdir()
+    (root / "input/config/hyperparameters.json").write_text('{"image_size": "8", "epochs": "1"}')
+    leader, follower = pty.openpty()
+    env = {**os.environ, "SAGEMAKER_BASE_DIR": str(root), "TRAINING_JOB_NAME": name}
+    with subprocess.Popen(
+        [sys.executable, ROOT / "program" / "train"], env=env, stdout=follower, stderr=subprocess.DEVNULL
+    ) as process:
+        os.close(follower)
+        printed = b""
+        with contextlib.suppress(OSError):  # the terminal's end, once the process has closed its side
+            while piece := os.read(leader, 65536):
+                printed += piece
+        os.close(leader)
+    assert process.returncode == 0, printed
+    assert (b"Epoch 1/1" in printed) == has_bar
+    assert re.search(rb"^epoch=1 loss=.*\r?$", printed, re.MULTILINE)

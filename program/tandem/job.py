@@ -18,6 +18,8 @@ class TrainingJob:
     """One training job; every path hangs on `base_dir` (`/opt/ml` on the platform)."""
 
     base_dir: Path
+    #: the platform's name for the job; a plain process has none
+    name: str = ""
     #: name → directory of each input channel
     channels: Mapping[str, Path] = field(default_factory=dict)
     #: the strings of hyperparameters.json until the algorithm's declaration has typed them

@@ -77,6 +77,9 @@ class Settings:
         "The algorithm, a Python module of `program/`.",
         shown="algorithms.image_classifier",
     )
+    job_name: str = _setting(
+        "TRAINING_JOB_NAME", "", str, "Set by the platform: a job with a name shows no progress bar."
+    )
     program: str = _setting(
         "SAGEMAKER_PROGRAM",
         "",

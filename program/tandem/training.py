@@ -86,7 +86,7 @@ def _train(settings: Settings, choose_device: ChooseDevice) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     train = algorithm.train
     assert train is not None  # noqa: S101  # required above
-    train(replace(job, hyperparameters=typed, decision=decision))
+    train(replace(job, name=settings.job_name, hyperparameters=typed, decision=decision))
     if job.rank == 0 and not any(job.model_dir.iterdir()):
         raise TandemError(f"train() of {algorithm.name} returned, but left nothing in {job.model_dir}.")
     logger.info("training is done; the model is in %s", job.model_dir)

@@ -22,12 +22,13 @@ LOOK_EVERY = 20
 
 @dataclass(frozen=True)
 class Plan:
-    """How to fit; `patience` 0 means to go through all epochs."""
+    """How to fit; `patience` 0 means to go through all epochs, `progress` to show a bar on the terminal."""
 
     epochs: int
     steps_per_epoch: int
     learning_rate: float
     patience: int
+    progress: bool = False
 
 
 @dataclass
@@ -110,7 +111,7 @@ def fit(
     metrics: dict[str, float] = {}
     for epoch in range(1, plan.epochs + 1):
         started = time.monotonic()
-        seen = _pass(training, train_step, stop, check, _show_progress(epoch, plan))
+        seen = _pass(training, train_step, stop, check, Progress(epoch, plan) if plan.progress else None)
         seconds = time.monotonic() - started
         metrics = {"epoch": epoch, **seen.means()}
         if not stop.is_set() and len(seen.labels) < 2:
@@ -165,11 +166,6 @@ def _pass(
     return tally
 
 
-def _show_progress(epoch: int, plan: Plan) -> Progress | None:
-    """Give a progress bar where somebody watches; in a log file it would be noise."""
-    return Progress(epoch, plan) if sys.stdout.isatty() else None
-
-
 def _train_step(network: Any, augment: Callable[[Any], Any], signature: Any, plan: Plan) -> Any:
     """Give a graph that fits to one batch: (images, labels) → float32 (loss sum, correct, images)."""
     import keras
@@ -186,7 +182,7 @@ def _train_step(network: Any, augment: Callable[[Any], Any], signature: Any, pla
             answers = network(augment(tf.cast(images, tf.float32)), training=True)
             losses = keras.losses.sparse_categorical_crossentropy(labels, answers)
             loss = tf.reduce_mean(losses)
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return _sums(losses, answers, labels)
 
     return tf.function(step, input_signature=signature, autograph=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def train(job: TrainingJob) -> None:
             steps_per_epoch=math.ceil(len(pictures.training) / parameters.batch_size),
             learning_rate=parameters.learning_rate,
             patience=parameters.early_stopping,
+            # The SDK's local mode gives a job a terminal that nobody watches, but also a name.
+            progress=sys.stdout.isatty() and not job.name,
         ),
         stop=job.stop,
         check=reader.check,
