@@ -118,9 +118,9 @@ def test_what_a_caller_may_send_and_get(trained, pictures, live_server):
     assert prediction["probability"] == probabilities[0]
     assert sum(probabilities) == pytest.approx(1, abs=1e-4)
     for content_type, sent, status, kind in [
-        ("image/png", picture[: len(picture) // 2], 400, "bad_request"),
-        ("image/jpeg", b"this is text", 400, "bad_request"),
-        ("image/png", b"", 400, "bad_request"),
+        ("image/png", picture[: len(picture) // 2], 400, "image_truncated"),
+        ("image/jpeg", b"this is text", 415, "not_an_image"),
+        ("image/png", b"", 400, "image_empty"),
         ("application/pdf", picture, 415, "unsupported_media_type"),
         ("application/json", b'{"instances": ["no picture"]}', 400, "bad_request"),
     ]:

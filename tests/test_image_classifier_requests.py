@@ -1,5 +1,6 @@
 """Requests become rows and probabilities become answers."""
 
+import base64
 import io
 import json
 
@@ -8,7 +9,7 @@ import pytest
 
 from algorithms.image_classifier import answers, pictures, training
 from tandem import formats
-from tandem.errors import NotAcceptable, UnsupportedMediaType, UserError
+from tandem.errors import NotAcceptable, PayloadTooLarge, UnsupportedMediaType, UserError
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_the_axes_of_an_array_say_how_many_pictures_it_is(shape, count):
         ("application/json", b'{"instances": [[[0, 300]]]}', "instance 0"),
         ("application/jsonlines", b"[[0]]\n{", "line 2"),
         ("application/jsonlines", b"[[0]]\n[[0]]\n7", "instance 2"),
-        ("application/x-npy", b"no array", "npy"),
+        ("application/x-npy", b"no array", "NPY"),
         ("image/png", b"no picture", "."),
         ("image/png", b"", "."),
     ],
@@ -45,6 +46,43 @@ def test_a_body_that_cannot_be_read_says_where_and_why(content_type, body, said)
     spec = training.describe_preprocessing(8, "RGB")
     with pytest.raises(UserError, match=said):
         pictures.read_pictures(body, content_type, spec)
+
+
+def test_a_picture_in_json_is_refused_by_its_own_reason_and_its_place():
+    """Its kind and status are those it has as a body of its own."""
+    spec = training.describe_preprocessing(8, "RGB")
+    body = json.dumps({"instances": [[[0]], base64.b64encode(b"GIF89a").decode()]}).encode()
+    with pytest.raises(UserError, match="^instance 1: this is a GIF") as caught:
+        pictures.read_pictures(body, "application/json", spec)
+    assert (caught.value.kind, caught.value.status) == ("image_type_unsupported", 415)
+
+
+@pytest.mark.parametrize("content_type", ["application/x-npy", "application/jsonlines"])
+def test_very_small_pictures_cannot_become_very_large_rows(content_type, monkeypatch):
+    """A megabyte of single pixels would be 150 GB of rows for a network of 224 x 224."""
+    monkeypatch.setattr(pictures, "MAX_BYTES", 10 * 8 * 8 * 3)
+    spec = training.describe_preprocessing(8, "RGB")
+
+    def write(count):
+        buffer = io.BytesIO()
+        np.save(buffer, np.zeros((count, 1, 1, 1), np.uint8))
+        return buffer.getvalue() if content_type == "application/x-npy" else b"[[0]]\n" * count
+
+    assert len(pictures.read_pictures(write(10), content_type, spec)) == 10
+    with pytest.raises(PayloadTooLarge, match="more than 10 pictures"):
+        pictures.read_pictures(write(11), content_type, spec)
+
+
+def test_an_array_that_claims_to_be_large_takes_no_memory():
+    """Its bytes are counted against its shape first."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "|u1", "fortran_order": False, "shape": (1 << 40, 8, 8, 3)}
+    )
+    with pytest.raises(UserError, match="cut short"):
+        pictures.read_pictures(
+            buffer.getvalue(), "application/x-npy", training.describe_preprocessing(8, "RGB")
+        )
 
 
 def test_an_unknown_content_type_is_refused():

@@ -12,7 +12,7 @@ from conftest import ROOT
 PROGRAM = ROOT / "program"
 
 #: Each module of `tandem` and the others of it that it may import.
-LEAVES = {"errors", "cuda", "image_headers"}
+LEAVES = {"errors", "cuda", "image_headers", "image_limits", "image_png", "image_signatures", "image_tiff"}
 LEVEL_1 = {
     "settings",
     "hyperparameters",
@@ -28,7 +28,11 @@ LEVEL_1 = {
 MAY_IMPORT = {
     "errors": set(),
     "cuda": set(),
-    "image_headers": {"errors"},
+    "image_limits": {"errors"},
+    "image_signatures": {"errors"},
+    "image_png": {"errors", "image_limits"},
+    "image_tiff": {"errors", "image_limits"},
+    "image_headers": {"errors", "image_limits", "image_png", "image_signatures", "image_tiff"},
     **dict.fromkeys(LEVEL_1, LEAVES),
     "job": LEAVES | LEVEL_1,
     "algorithm": LEAVES | LEVEL_1,
@@ -162,7 +166,9 @@ def test_every_module_has_its_tests():
         "logs": "test_train_process",
         "errors": "test_app",
         "cuda": "test_devices",
-        "image_headers": "test_images",
+        **dict.fromkeys(
+            ("image_limits", "image_png", "image_signatures", "image_tiff"), "test_image_headers"
+        ),
         "manifest": "test_bundle",
         "tensorflow_backend": "test_backends",
         "openvino_backend": "test_backends",

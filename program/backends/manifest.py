@@ -56,7 +56,7 @@ class Manifest:
         """Read manifest.json's text, ignoring entries it does not know; UserError names what is wrong."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{MANIFEST} is not JSON ({error}); restore the whole model") from error
         stated = data.get("format") if isinstance(data, dict) else None
         if stated != FORMAT:
@@ -84,12 +84,20 @@ def read_manifest(model_dir: Path) -> Manifest | None:
 
 
 def verify(model_dir: Path, manifest: Manifest) -> None:
-    """Compare every file's SHA-256 with the manifest, before anything parses it; UserError names the file."""
+    """Compare every file's SHA-256 with the manifest, before anything parses it; UserError names the file.
+
+    Links are refused, which could point out of the model's directory, or elsewhere by the time of loading.
+    """
     for name, expected in manifest.files.items():
         path = model_dir / name
         if not path.is_file():
             raise UserError(
                 f"{name} is listed in {MANIFEST} but missing from {model_dir}; restore the whole model"
+            )
+        if path.resolve() != model_dir.resolve() / name:
+            raise UserError(
+                f"{name} in {model_dir} is a link or behind one, expected a file of its own; "
+                "restore the whole model"
             )
         if sha256(path) != expected:
             raise UserError(

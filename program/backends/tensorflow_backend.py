@@ -1,12 +1,15 @@
 """TensorFlow computes a Keras model, on a GPU or on the CPU."""
 
 import importlib.util
+import json
 import logging
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +39,14 @@ for index in range(len(gpus)):
             sys.exit(f"GPU {index} computes a wrong sum")
 """
 
+# Keras 2 would run the code in such layers of an HDF5 file, and import any module that it names.
+_CODE = "it has a Lambda layer, whose Python code would run on loading: replace it by a named layer"
+_CODE_LAYERS = {"Lambda", "__lambda__"}
+_CODE_MODULES = re.compile(r"(keras|builtins)(\.|$)")
+
 # What Keras says of a file it refuses, and what that means to the person who brought it.
 _REFUSALS = {
-    "`Lambda`": "it has a Lambda layer, whose Python code would run on loading: replace it by a named layer",
+    "`Lambda`": _CODE,
     "No model config": "it holds weights but no model: store the whole model with model.save('model.h5')",
     "Unknown layer": "it has a layer that this image does not know",
     "file signature not found": "it is not an HDF5 file",
@@ -51,6 +59,7 @@ class TensorFlowEngine:
 
     name = "tensorflow"
     concurrency = 1
+    max_batch_rows = 64
 
     def __init__(self, model: Any, shape: Sequence[int], dtype: str) -> None:
         import tensorflow as tf
@@ -146,9 +155,15 @@ def try_first_op(decision: Decision, seconds: float = FIRST_OP_SECONDS) -> str |
 
 
 def read_model(path: Path) -> Any:
-    """Read a Keras model from .h5, not compiled and unable to bring code; UserError says why it cannot be."""
+    """Read a Keras model from a file, not compiled and unable to bring code; UserError says why it cannot be.
+
+    Files of Keras 2 load in Keras 3 and the other way round where all their layers are alike in both.
+    """
     import keras
 
+    writer, brings_code = _inspect(path)
+    if brings_code:
+        raise UserError(f"{path.name} cannot be loaded: {_CODE}")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError) as error:
@@ -156,7 +171,40 @@ def read_model(path: Path) -> Any:
         meaning = next(
             (said for needle, said in _REFUSALS.items() if needle in text), text.split("\n", 1)[0][:200]
         )
+        if writer and writer.split(".")[0] != keras.__version__.split(".")[0]:
+            meaning = (
+                f"Keras {writer} saved it, and Keras {keras.__version__} in this image cannot rebuild it "
+                f"({meaning}): serve the whole model folder, whose OpenVINO form needs no Keras, or use an "
+                f"image with Keras {writer.split('.')[0]}"
+            )
         raise UserError(f"{path.name} cannot be loaded: {meaning}") from error
+
+
+def _inspect(path: Path) -> tuple[str, bool]:
+    """Give the Keras version that wrote an HDF5 file, empty if unknown, and whether a file would bring code.
+
+    A file may be HDF5 and, from its end, a .keras archive: both are looked at.
+    """
+    import h5py  # type: ignore[import-untyped]  # comes with Keras
+
+    writer, configs = "", []
+    with suppress(OSError, ValueError):  # no HDF5 or broken: Keras says what is wrong
+        with h5py.File(path) as file:
+            writer, config = (file.attrs.get(name, "") for name in ("keras_version", "model_config"))
+        writer = writer.decode() if isinstance(writer, bytes) else str(writer)
+        configs.append(json.loads(config or "{}"))
+    with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        configs.append(json.loads(archive.read("config.json")))
+    return writer, any(map(_brings_code, configs))
+
+
+def _brings_code(config: Any) -> bool:
+    if isinstance(config, dict):
+        module = config.get("module") if "class_name" in config else None
+        if config.get("class_name") in _CODE_LAYERS or (module and not _CODE_MODULES.match(str(module))):
+            return True
+        return any(map(_brings_code, config.values()))
+    return isinstance(config, list) and any(map(_brings_code, config))
 
 
 def load(

@@ -39,6 +39,30 @@ class UnsupportedMediaType(UserError):
     kind = "unsupported_media_type"
 
 
+class ImageError(UserError):
+    """A picture cannot be read; `kind`, one of `IMAGE_REFUSALS`, says why and decides the status."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = IMAGE_REFUSALS[kind]
+
+
+#: Why a picture is refused, with its status: 413 over a limit, 415 of a type that is not read, 400 broken.
+IMAGE_REFUSALS = {
+    "image_empty": 400,
+    "image_truncated": 400,
+    "image_damaged": 400,
+    "image_out_of_proportion": 400,
+    "image_too_large": 413,
+    "image_too_complex": 413,
+    "image_too_many_frames": 413,
+    "image_variant_unsupported": 415,
+    "image_type_unsupported": 415,
+    "not_an_image": 415,
+}
+
+
 class ModelError(TandemError):
     """The algorithm failed on a request; the log has the trace."""
 

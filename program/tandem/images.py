@@ -1,18 +1,20 @@
 """Pictures in, arrays out: decoding, and preprocessing that training and serving share as data."""
 
 import functools
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tandem.errors import UserError
-from tandem.image_headers import measure
+from tandem.errors import ImageError, UserError
+from tandem.image_headers import read_header
+from tandem.image_limits import MAX_PIXELS, check_bytes, check_size
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-MAX_PIXELS = 100_000_000  # 300 MB once decoded
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -94,21 +96,26 @@ def decode(body: bytes) -> Pixels:
 
     Grey and palette pictures become RGB, 16 bits a channel become 8, CMYK is converted, an alpha channel is
     dropped, and of several pages or frames the first is taken. Bytes after a complete picture are ignored.
-    UserError says what is wrong: empty, not a picture, cut off, damaged, too large.
+    ImageError's `kind` and sentence say what is wrong: empty, not a picture, cut off, damaged, too large…
     """
-    kind, width, height = measure(body)
-    if width * height > MAX_PIXELS:
-        raise UserError(f"the {kind} picture has {width} x {height} pixels, the limit is {MAX_PIXELS} in all")
+    kind, width, height, needed = read_header(body)
     cv2 = _cv2()
     try:
-        decoded = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
+        decoded = cv2.imdecode(np.frombuffer(needed, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
         decoded = None
-    if decoded is None:
-        raise UserError(
-            f"the {kind} picture of {width} x {height} pixels is damaged or of a kind that cannot be read"
+    if decoded is None or decoded.shape not in ((height, width, 3), (width, height, 3)):
+        raise ImageError(
+            "image_damaged",
+            f"the {kind} picture of {width} x {height} pixels is damaged or of a kind that cannot be read",
         )
-    return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return np.asarray(decoded, dtype=np.uint8)
+
+
+def read(path: Path) -> Pixels:
+    """Decode the picture in a file as `decode` does, and leave a file alone that is too large to be one."""
+    check_bytes(path.stat().st_size)
+    return decode(path.read_bytes())
 
 
 def from_array(array: npt.ArrayLike) -> Pixels:
@@ -126,8 +133,7 @@ def from_array(array: npt.ArrayLike) -> Pixels:
         raise UserError(
             f"got an array of shape {np.shape(array)}, expected (height, width, 3), (…, 1) or (height, width)"
         )
-    if values.shape[0] * values.shape[1] > MAX_PIXELS:
-        raise UserError(f"got an array of shape {values.shape}, the limit is {MAX_PIXELS} pixels")
+    check_size("array's", values.shape[1], values.shape[0])
     if values.dtype != np.uint8:
         values = _to_bytes(values)
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
@@ -200,6 +206,7 @@ def _is_finite(value: Any) -> bool:
 @functools.cache
 def _cv2() -> Any:
     """Import OpenCV, quiet, and without threads of its own: callers decode in parallel already."""
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # the same, where it allocates
     import cv2  # noqa: PLC0415 - 0.15 s that a process without pictures need not spend
 
     cv2.setNumThreads(1)

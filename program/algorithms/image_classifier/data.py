@@ -105,7 +105,7 @@ class Reader:
     def read(self, path: Path) -> Pixels | None:
         """Read one picture as the network takes it; None, and the reason in the log, if it cannot be."""
         try:
-            return images.preprocess(images.decode(path.read_bytes()), self.spec)
+            return images.preprocess(images.read(path), self.spec)
         except UserError as error:
             self._note(path, str(error))
         except OSError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backends import tensorflow_backend
 from tandem.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def build_augmentation(kind: str) -> Callable[[Any], Any]:
             keras.layers.RandomRotation(0.03, fill_mode="nearest"),
             keras.layers.RandomZoom(0.1, fill_mode="nearest"),
             keras.layers.RandomBrightness(0.1, value_range=(0, 255)),
-            keras.layers.RandomContrast(0.1, value_range=(0, 255)),
+            keras.layers.RandomContrast(0.1),  # of 0…255 in Keras 2 and 3 alike
         ]
 
     def augment(images: Any) -> Any:
@@ -94,7 +95,6 @@ def load_pretrained(network: Any, path: Path) -> None:
     `…_no_top.h5`). Raises `UserError` saying in a sentence why it does not fit.
     """
     import h5py  # type: ignore[import-untyped]  # comes with Keras
-    import keras
 
     try:
         whole = path.suffix == ".keras"
@@ -102,7 +102,7 @@ def load_pretrained(network: Any, path: Path) -> None:
             with h5py.File(path) as file:
                 whole = "model_config" in file.attrs
         if whole:
-            _adopt(network, keras.models.load_model(path, compile=False).get_weights(), path)
+            _adopt(network, tensorflow_backend.read_model(path).get_weights(), path)
         else:
             _load_weights(network, path)
     except UserError:

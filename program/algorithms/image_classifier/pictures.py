@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import json
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from tandem import formats, images
-from tandem.errors import UnsupportedMediaType, UserError
+from tandem.errors import PayloadTooLarge, UnsupportedMediaType, UserError
 from tandem.images import Preprocessing
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
 
 #: Names under which an instance may hold its base64 text.
 KEYS = ("b64", "image")
+
+#: What the rows of one request may take; however small a picture is, its row has the network's size.
+MAX_BYTES = 1 << 28
 
 
 def read_pictures(body: bytes, content_type: str, spec: Preprocessing) -> Pixels:
@@ -52,25 +55,25 @@ def _read_json_lines(body: bytes, spec: Preprocessing) -> Pixels:
 
 
 def _read_npy(body: bytes, spec: Preprocessing) -> Pixels:
-    try:
-        array = np.load(io.BytesIO(body), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"the body is not a NumPy .npy file without pickles: {error}") from error
-    if not isinstance(array, np.ndarray) or not 2 <= array.ndim <= 4:
-        shape = getattr(array, "shape", "an archive")
-        raise UserError(f"the array is {shape}; expected (h, w), (h, w, c), (n, h, w) or (n, h, w, c).")
+    array = np.asarray(formats.decode_rows(body, formats.NPY))
+    if not 2 <= array.ndim <= 4:
+        raise UserError(f"the array is {array.shape}; expected (h, w), (h, w, c), (n, h, w) or (n, h, w, c).")
     # (n, h, w) and (h, w, c) look alike: a last axis of 1 or 3 is color.
     one = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
     return _read_instances([array] if one else list(array), spec)
 
 
 def _read_instances(instances: Iterable[Any], spec: Preprocessing) -> Pixels:
-    rows = []
+    rows: list[Pixels] = []
+    most = max(1, MAX_BYTES // (math.prod(spec.shape) * np.dtype(spec.dtype).itemsize))
     for index, instance in enumerate(instances):
+        if index == most:
+            raise PayloadTooLarge(f"the body holds more than {most} pictures; send them in several requests.")
         try:
             rows.append(images.preprocess(_read_instance(instance), spec))
         except UserError as error:
-            raise type(error)(f"instance {index}: {error}") from error
+            error.args = (f"instance {index}: {error}",)  # its kind and status stay as they are
+            raise
     if not rows:
         raise UserError("the body holds no instance; expected one or more pictures.")
     return np.stack(rows)

@@ -1,0 +1,1 @@
+"""Broken and hostile inputs by the hundred thousand, each of which must be read or refused in a sentence."""
