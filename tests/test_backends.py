@@ -153,6 +153,21 @@ def test_no_engine_serves_when_none_agrees_and_each_difference_is_named(bundle):
         load_engine(bundle, "auto", CPU, cores=1)
 
 
+def test_golden_answers_that_are_no_numbers_prove_nothing(bundle):
+    rows, answers = read_golden(bundle, read_manifest(bundle))
+    np.savez(bundle / "golden.npz", inputs=rows, answers=np.full_like(answers, np.nan))
+    forge(bundle, "golden.npz", (bundle / "golden.npz").read_bytes())
+    with pytest.raises(ModelError, match="no backend can serve"):
+        load_engine(bundle, "auto", CPU, cores=1)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"text"])
+def test_a_golden_file_that_is_none_is_refused_in_a_sentence(bundle, content):
+    forge(bundle, "golden.npz", content)
+    with pytest.raises(UserError, match=r"golden\.npz .* cannot be read"):
+        load_engine(bundle, "auto", CPU, cores=1)
+
+
 def test_a_changed_file_is_refused_before_anything_parses_it(bundle, caplog):
     (bundle / "openvino" / "model.xml").write_bytes(b"<net")
     with pytest.raises(UserError, match=r"openvino/model\.xml"):
@@ -232,6 +247,28 @@ def test_a_bare_model_serves_with_defaults_and_a_warning(tmp_path, caplog, chann
     assert (spec.shape, spec.dtype) == (manifest.input_shape, manifest.input_dtype)
     rows = np.random.default_rng(7).uniform(0, 1, (3, 8, 8, channels)).astype(np.float32)
     np.testing.assert_allclose(engine.predict(rows), model(rows, training=False).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("leftover", ["golden.npz", "openvino/model.xml"])
+def test_a_model_of_ours_without_its_manifest_is_not_taken_for_a_bare_one(bundle, leftover):
+    """It would be served with another preprocessing than it was trained with, and look healthy."""
+    for path in [path for path in bundle.rglob("*.*") if path.is_file()]:
+        if path.relative_to(bundle).as_posix() not in {"model.h5", leftover}:
+            path.unlink()
+    with pytest.raises(UserError, match="manifest.json is missing"):
+        load_engine(bundle, "auto", CPU, cores=1)
+
+
+def test_a_bare_model_whose_outputs_are_no_probabilities_is_warned_of(tmp_path, caplog):
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [layers.Input((8, 8, 3)), layers.Flatten(), layers.Dense(2, bias_initializer="ones")]
+    )
+    tensorflow_backend.save(model, tmp_path / "model.h5")
+    load_engine(tmp_path, "auto", CPU, cores=1)
+    assert "add up to 2, not 1" in caplog.text
 
 
 def test_a_bare_model_of_no_fixed_size_needs_a_manifest(tmp_path):

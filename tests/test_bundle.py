@@ -1,6 +1,8 @@
 """A bundle is written whole or not at all, and read only when it is what training wrote."""
 
+import os
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -162,9 +164,24 @@ def test_a_model_that_answers_nan_is_refused(tmp_path, rows):
         write(tmp_path, broken, rows)
 
 
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path, model, rows):
+    """HDF5 and OpenVINO would crash there, or leave a part out without a word."""
+    model_dir = tmp_path / "small"
+    model_dir.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(model_dir)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root can make a small volume")
+    try:
+        with pytest.raises(UserError, match=r"the disk is full: the model needs 8 MB in .* has [12] MB free"):
+            write(model_dir, model, rows)
+        assert list(model_dir.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(model_dir)], check=True)
+
+
 def test_a_pickle_in_the_golden_file_is_not_opened(bundle):
     np.savez(bundle / "golden.npz", inputs=np.array([object()]), answers=np.array([object()]))
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(UserError, match="allow_pickle"):
         read_golden(bundle, read_manifest(bundle))
 
 

@@ -6,6 +6,7 @@ import math
 import platform
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,8 @@ __all__ = ["Manifest", "largest_difference", "read_golden", "read_manifest", "ve
 logger = logging.getLogger(__name__)
 
 GOLDEN_ROWS = 64
+#: Bytes that a bundle takes beside its weights and golden rows, at most: graphs, layer names, the manifest.
+MARGIN = 8 << 20
 
 _INCOMPLETE = ".incomplete-"
 _DISTRIBUTIONS = {
@@ -77,6 +80,7 @@ def write_bundle(
             "the trained model answers with numbers that are not finite; try a lower learning rate"
         )
 
+    _check_room(model_dir, model, rows)
     with _aside(model_dir) as aside:
         tensorflow_backend.save(model, aside / MODEL)
         np.savez(aside / GOLDEN, inputs=rows, answers=answers)
@@ -107,8 +111,14 @@ def write_bundle(
 
 def read_golden(model_dir: Path, manifest: Manifest) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
     """Read the golden rows and the training device's answers to them; nothing in the file is unpickled."""
-    with np.load(model_dir / GOLDEN, allow_pickle=False) as stored:
-        rows, answers = stored["inputs"], stored["answers"]
+    try:
+        with (model_dir / GOLDEN).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            rows, answers = stored["inputs"], stored["answers"]
+    # TypeError: a .npy file where an archive should be
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{GOLDEN} in {model_dir} cannot be read ({error}); restore the whole model"
+        ) from error
     expected = (manifest.golden_rows, *manifest.input_shape)
     if rows.shape != expected or rows.dtype != manifest.input_dtype:
         raise UserError(
@@ -124,7 +134,7 @@ def read_golden(model_dir: Path, manifest: Manifest) -> tuple[npt.NDArray[Any], 
 
 def largest_difference(answers: npt.NDArray[Any], golden: npt.NDArray[Any]) -> float:
     """Give the largest absolute difference; infinite where the shape differs or a number is not finite."""
-    if answers.shape != golden.shape or not np.isfinite(answers).all():
+    if answers.shape != golden.shape or not (np.isfinite(answers).all() and np.isfinite(golden).all()):
         return math.inf
     return float(np.abs(answers - golden).max())
 
@@ -140,6 +150,19 @@ def _aside(model_dir: Path) -> Iterator[Path]:
         yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_room(model_dir: Path, model: Any, rows: npt.NDArray[Any]) -> None:
+    """Raise `UserError` if the bundle may not fit: on a full disk its writers crash, or say nothing."""
+    model_dir.mkdir(parents=True, exist_ok=True)
+    weights = sum(math.prod(weight.shape) for weight in model.weights) * 4
+    needed = 2 * weights + rows.nbytes + MARGIN  # .h5 and .bin hold the weights both
+    free = shutil.disk_usage(model_dir).free
+    if free < needed:
+        raise UserError(
+            f"the disk is full: the model needs {needed >> 20} MB in {model_dir}, which has {free >> 20} MB "
+            "free; give the job a larger volume."
+        )
 
 
 def _add_openvino(model: Any, aside: Path, rows: npt.NDArray[Any], answers: npt.NDArray[Any]) -> None:

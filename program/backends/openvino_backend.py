@@ -15,39 +15,57 @@ import numpy.typing as npt
 from backends.manifest import OPENVINO_MODEL
 from tandem.errors import ModelError
 
-WARM_UP_ROWS = (1, 8)
+#: Rows a call computes at once; more take more memory and give no more rows a second (docs/performance.md).
+BATCH_ROWS = 4
 
 
 class OpenVINOEngine:
     """Compute rows with OpenVINO; `predict` may be called from any thread at any time.
 
-    One stream uses all cores for one batch: measured on two cores, two streams took twice the time for a row
-    and gave about a tenth more rows a second, which larger batches give as well.
+    The model is compiled twice. A call that finds no other one in progress has all cores for itself, which
+    halves its time; calls that come together have a core each, which gives a quarter more rows a second.
     """
 
     name = "openvino"
-    concurrency = 1
+    max_batch_rows = BATCH_ROWS
 
-    def __init__(self, compiled: Any, dtype: str) -> None:
-        self._compiled = compiled
-        self._shape = [size.get_length() for size in list(compiled.input().partial_shape)[1:]]
+    def __init__(self, alone: Any, together: Any, concurrency: int, dtype: str) -> None:
+        self.concurrency = concurrency
+        self._alone = alone
+        self._together = together
+        self._shape = [size.get_length() for size in list(alone.input().partial_shape)[1:]]
         self._dtype = dtype
         self._local = threading.local()  # an infer request serves one thread at a time
+        self._calls = 0
+        self._lock = threading.Lock()
 
     def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Give one float32 answer a row; rows are (n, h, w, c) of the dtype loaded for."""
         if rows.dtype != self._dtype:  # OpenVINO itself would convert, and cut decimals off
             raise ModelError(f"got rows of {rows.dtype}, the model was loaded for {self._dtype}")
-        if not hasattr(self._local, "request"):
-            self._local.request = self._compiled.create_infer_request()
-        # Shared inputs are always used: a request that once shared a small batch cannot copy a larger one.
-        outputs = self._local.request.infer({0: np.ascontiguousarray(rows)}, share_inputs=True)
-        return np.array(outputs[0], dtype=np.float32)
+        with self._lock:
+            compiled = self._together if self._calls else self._alone
+            self._calls += 1
+        try:
+            parts = [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
+            return np.concatenate([self._infer(compiled, part) for part in parts])
+        finally:
+            with self._lock:
+                self._calls -= 1
 
     def warm_up(self) -> None:
         """Compute a small and a larger batch, so that no caller pays for what only the first ones cost."""
-        for count in WARM_UP_ROWS:
-            self.predict(np.zeros((count, *self._shape), self._dtype))
+        for compiled in (self._alone, self._together):
+            for count in (1, BATCH_ROWS):
+                self._infer(compiled, np.zeros((count, *self._shape), self._dtype))
+
+    def _infer(self, compiled: Any, rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        requests = self._local.__dict__.setdefault("requests", {})
+        if compiled not in requests:
+            requests[compiled] = compiled.create_infer_request()
+        # Shared inputs are always used: a request that once shared a small batch cannot copy a larger one.
+        outputs = requests[compiled].infer({0: np.ascontiguousarray(rows)}, share_inputs=True)
+        return np.array(outputs[0], dtype=np.float32)
 
 
 def is_installed() -> bool:
@@ -68,9 +86,12 @@ def load(model_dir: Path, cores: int, dtype: str = "uint8") -> OpenVINOEngine:
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it, and other answers
         "INFERENCE_NUM_THREADS": str(cores),
-        "NUM_STREAMS": str(OpenVINOEngine.concurrency),
     }
-    engine = OpenVINOEngine(core.compile_model(model, "CPU", settings), dtype)
+    alone = core.compile_model(model, "CPU", {**settings, "NUM_STREAMS": "1"})
+    together = (
+        core.compile_model(model, "CPU", {**settings, "NUM_STREAMS": str(cores)}) if cores > 1 else alone
+    )
+    engine = OpenVINOEngine(alone, together, cores, dtype)
     engine.warm_up()
     return engine
 

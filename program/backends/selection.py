@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from backends import openvino_backend, tensorflow_backend
 from backends.bundle import largest_difference, read_golden
-from backends.manifest import MANIFEST, MODEL, Manifest, read_manifest, verify
+from backends.manifest import GOLDEN, MANIFEST, MODEL, OPENVINO_MODEL, Manifest, read_manifest, verify
 from tandem.devices import Decision
 from tandem.errors import ModelError, UserError
 
@@ -26,10 +26,11 @@ _COLOR_ORDERS = {1: "GRAY", 3: "RGB"}
 
 
 class Engine(Protocol):
-    """What computes rows; `concurrency` threads at once are useful."""
+    """What computes rows; `concurrency` threads at once are useful, with `max_batch_rows` rows each."""
 
     name: str
     concurrency: int
+    max_batch_rows: int
 
     def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Give one answer a row, in order."""
@@ -87,7 +88,7 @@ def _try(
         logger.exception("backend %s cannot load the model", name)
         return None, f"{type(error).__name__}: {error}".split("\n", 1)[0][:300]
     compared = f"largest difference {difference:.2g} over {len(rows)} golden rows"
-    if difference > tolerance:
+    if not difference <= tolerance:  # also where it is no number
         logger.warning("backend %s is passed over: %s, above %.2g", name, compared, tolerance)
         return None, f"{compared}, above {tolerance:.2g}"
     logger.info("backend %s: %s, ready in %.1f s", name, compared, time.monotonic() - started)
@@ -102,6 +103,12 @@ def _load_bare(model_dir: Path, backend: str, decision: Decision, cores: int) ->
             f"no model in {model_dir}: expected {MODEL}, found {', '.join(found[:20]) or 'nothing'}; "
             "train first, or give a model.tar.gz with model.h5 at its top"
         )
+    leftovers = [name for name in (GOLDEN, OPENVINO_MODEL, MANIFEST) if (model_dir / name).exists()]
+    if leftovers:
+        raise UserError(
+            f"{MANIFEST} is missing from {model_dir}, but {leftovers[0]} says that Tandem wrote this model; "
+            "restore the whole of it, since without its manifest the answers would be wrong"
+        )
     if backend == "openvino":
         raise UserError(
             f"BACKEND=openvino needs the OpenVINO form that training writes; {model_dir} has a bare {MODEL}"
@@ -115,6 +122,9 @@ def _load_bare(model_dir: Path, backend: str, decision: Decision, cores: int) ->
     manifest = _assumed(model.input_shape, model.output_shape)
     engine = tensorflow_backend.TensorFlowEngine(model, manifest.input_shape, manifest.input_dtype)
     engine.warm_up()
+    total = float(engine.predict(np.zeros((1, *manifest.input_shape), manifest.input_dtype)).sum())
+    if abs(total - 1) > 0.01:
+        logger.warning("the outputs of %s add up to %.3g, not 1: they are shown as they are", MODEL, total)
     logger.warning(
         "no %s beside %s, so defaults are assumed: %s, and labels 0 to %s",
         MANIFEST,
@@ -128,12 +138,12 @@ def _load_bare(model_dir: Path, backend: str, decision: Decision, cores: int) ->
 def _assumed(input_shape: Sequence[int | None], output_shape: Sequence[int | None]) -> Manifest:
     """Give the manifest of a model known by its shapes only; UserError when it is no image classifier."""
     match tuple(input_shape), tuple(output_shape):
-        case (_, int(height), int(width), (1 | 3) as channels), (_, int(classes)):
+        case (_, int(height), int(width), (1 | 3) as channels), (_, int(classes)) if classes > 1:
             pass
         case _:
             raise UserError(
                 f"{MODEL} takes {input_shape} and gives {output_shape}; without a {MANIFEST} only an image "
-                "classifier of a fixed size can be served: (None, height, width, 1 or 3) to (None, classes)"
+                "classifier of a fixed size can be served: (None, height, width, 1 or 3) to (None, 2 or more)"
             )
     return Manifest(
         labels=tuple(str(index) for index in range(classes)),

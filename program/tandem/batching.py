@@ -90,7 +90,7 @@ class Batcher:
     """
 
     def __init__(self, max_rows: int, max_wait: float, max_queued_rows: int) -> None:
-        self._max_rows = max_rows
+        self.max_rows = max_rows
         self._max_wait = max_wait
         self._max_queued_rows = max_queued_rows
         self._queue: deque[Work] = deque()
@@ -166,7 +166,7 @@ class Batcher:
     def _await_arrivals(self) -> None:
         deadline = self._queue[0].arrived + self._max_wait
         expected = set(self._arrivals)
-        while self._queue and self._queued_rows < self._max_rows and expected & self._arrivals:
+        while self._queue and self._queued_rows < self.max_rows and expected & self._arrivals:
             left = deadline - time.monotonic()
             if left <= 0:
                 return
@@ -178,7 +178,7 @@ class Batcher:
         likeness: object = None
         while self._queue:
             work = self._queue[0]
-            if batch and (work.likeness != likeness or rows + work.count > self._max_rows):
+            if batch and (work.likeness != likeness or rows + work.count > self.max_rows):
                 break
             self._pop()
             if work.future.set_running_or_notify_cancel():  # false where the caller gave up

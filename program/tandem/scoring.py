@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import fnmatch
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -60,9 +61,10 @@ class ScoringService:
     """Scores requests with one model that nobody but its model threads touches.
 
     `start` returns at once; a model thread loads the model. A framework's model is used by the one
-    thread that loaded it; an engine that computes in parallel says how many threads it wants by the
-    model's attribute `concurrency`. `on_failure` is called, once, with the error that made the service
-    unable to score: loading failed, or a model thread died.
+    thread that loaded it; an engine that computes in parallel says how many threads it wants, and how
+    many rows at once, by the model's attributes `concurrency` and `max_batch_rows`. `on_failure` is
+    called, once, with the error that made the service unable to score: loading failed, or a model thread
+    died.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class ScoringService:
         with self._batcher.arrival() as submit:
             with self._readers:
                 rows = self._read(request.body, body_type, context)
-            works = [Work(part) for part in split_rows(rows, self.limits.batch_rows)]
+            works = [Work(part) for part in split_rows(rows, self._batcher.max_rows)]
             if not works:
                 raise UserError("the request holds no rows; expected at least one.")
             submit(works)
@@ -185,6 +187,7 @@ class ScoringService:
         assert model_fn is not None  # noqa: S101  # required when the service was made
         model = model_fn(self._context.model_dir, self._context)
         self._context = replace(self._context, model=model)
+        self._batcher.max_rows = min(self.limits.batch_rows, getattr(model, "max_batch_rows", sys.maxsize))
         for _ in range(1, getattr(model, "concurrency", 1)):
             thread = self._make_thread(self._score)
             self._threads.append(thread)
@@ -227,7 +230,7 @@ class ScoringService:
             if self.failure is not None:
                 return
             self.failure = error
-        if isinstance(error, UserError):
+        if isinstance(error, (TandemError, OSError)):
             logger.error("%s", error)
         else:
             logger.error("the model cannot be used", exc_info=error)

@@ -12,6 +12,7 @@ from algorithms.image_classifier import answers, pictures, training
 from algorithms.image_classifier.networks import ARCHITECTURES
 from backends import selection
 from tandem.algorithm import Context
+from tandem.errors import UserError
 from tandem.hyperparameters import hyperparameter
 from tandem.images import Preprocessing
 from tandem.job import TrainingJob
@@ -131,6 +132,11 @@ class Classifier:
         """How many threads at once pay."""
         return self.engine.concurrency
 
+    @property
+    def max_batch_rows(self) -> int:
+        """How many rows at once pay."""
+        return self.engine.max_batch_rows
+
 
 def train(job: TrainingJob) -> None:
     """Fit a network to the job's pictures and leave a bundle in `job.model_dir`, also when stopped."""
@@ -140,7 +146,14 @@ def train(job: TrainingJob) -> None:
 def model_fn(model_dir: Path, context: Context) -> Classifier:
     """Load the bundle on the engine that `context` calls for."""
     engine, manifest = selection.load_engine(model_dir, context.backend, context.decision, context.cores)
-    return Classifier(engine, manifest.labels, Preprocessing.from_dict(manifest.preprocessing))
+    preprocessing = Preprocessing.from_dict(manifest.preprocessing)
+    made, taken = (preprocessing.shape, preprocessing.dtype), (manifest.input_shape, manifest.input_dtype)
+    if made != taken:
+        raise UserError(
+            f"the manifest's preprocessing makes rows of {made}, but its model takes {taken}; "
+            "restore the whole model."
+        )
+    return Classifier(engine, manifest.labels, preprocessing)
 
 
 def input_fn(body: bytes, content_type: str, context: Context) -> np.ndarray[Any, np.dtype[Any]]:
