@@ -62,7 +62,7 @@ def test_an_answer_names_its_type_and_length(client):
     ],
 )
 def test_each_fault_has_its_status_and_one_shape(client, request_, status, kind):
-    answer = post(client("echo", max_payload_mb=1), **request_)
+    answer = post(client("echo", payload_mb=1), **request_)
     assert (answer.status_code, answer.json["error"]) == (status, kind)
     assert set(answer.json) == {"error", "message"}
     assert len(answer.json["message"]) > 20
@@ -93,3 +93,17 @@ def test_execution_parameters_keep_to_batch_transforms_rule(client):
     parameters = json.loads(client("echo").get("/execution-parameters").data)
     assert set(parameters) == {"MaxConcurrentTransforms", "MaxPayloadInMB"}
     assert parameters["MaxConcurrentTransforms"] * parameters["MaxPayloadInMB"] <= 100
+
+
+def test_every_error_is_one_line_with_its_inference_id(client, caplog):
+    echo = client("echo")
+    post(echo, b"{", **{"X-Amzn-SageMaker-Inference-Id": "request-7"})
+    (line,) = [record.message for record in caplog.records if "request_failed" in record.message]
+    told = json.loads(line)
+    assert (told["status"], told["error"], told["inference_id"]) == (400, "bad_request", "request-7")
+
+
+def test_custom_attributes_travel_both_ways(client):
+    answer = post(client("custom_attributes"), **{"X-Amzn-SageMaker-Custom-Attributes": "colour=red"})
+    assert answer.json == {"predictions": ["colour=red"]}
+    assert answer.headers["X-Amzn-SageMaker-Custom-Attributes"] == "read"

@@ -1,6 +1,7 @@
 """What counts as labelled data, and what is said where there is none."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,13 @@ def test_a_link_back_to_a_parent_ends_the_walk_there(tmp_path):
     assert listed(tmp_path) == [("cats/in/1.jpg", "cats"), ("dogs/2.jpg", "dogs")]
 
 
-def test_a_broken_link_does_not_count(tmp_path):
+def test_what_is_no_file_does_not_count_and_is_named(tmp_path, caplog):
     fill(tmp_path, "a/1.jpg", "b/2.jpg")
     (tmp_path / "a/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    os.mkfifo(tmp_path / "b/pipe.jpg")
     assert len(listed(tmp_path)) == 2
+    assert "gone.jpg is no file and leads to none; left out" in caplog.text
+    assert "pipe.jpg is no file" in caplog.text
 
 
 def test_a_missing_channel_is_named_with_its_place(tmp_path):
@@ -149,3 +153,10 @@ def test_a_name_that_is_no_utf8_can_still_be_printed(tmp_path):
     message = refusal(fill(tmp_path, name))
     assert message.encode()
     assert r"caf\xe9.csv" in message
+
+
+def test_a_class_whose_name_is_no_utf8_is_refused(tmp_path):
+    """Its label could stand neither in the manifest nor in an answer."""
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    fill(tmp_path, f"{name}/1.jpg", "b/2.jpg")
+    assert r"names are not UTF-8: caf\xe9; rename them" in refusal(tmp_path)

@@ -45,3 +45,16 @@ def test_a_host_that_is_not_among_the_hosts_is_refused(opt_ml):
     root = opt_ml(resourceconfig={"current_host": "algo-9", "hosts": ["algo-1"]})
     with pytest.raises(UserError, match="algo-9"):
         TrainingJob.load(root)
+
+
+@pytest.mark.parametrize("hosts", [5, "algo-1", [1]])
+def test_hosts_that_are_no_list_of_names_are_refused(opt_ml, hosts):
+    root = opt_ml(resourceconfig={"current_host": "algo-1", "hosts": hosts})
+    with pytest.raises(UserError, match="expected a list of names"):
+        TrainingJob.load(root)
+
+
+def test_a_byte_order_mark_is_no_fault(opt_ml):
+    root = opt_ml()
+    (root / "input/config/hyperparameters.json").write_text('{"epochs": "3"}', encoding="utf-8-sig")
+    assert TrainingJob.load(root).hyperparameters == {"epochs": "3"}

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from conftest import ROOT
 from processes import wait_for
+
+HEAD = b"POST /invocations HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 
 
 def ask(server, rows, **headers):
@@ -65,6 +68,45 @@ def count_connections(port):
     return sum(1 for parts in established if parts[1].endswith(f":{port:04X}") and parts[3] == "01")
 
 
+def test_sigterm_answers_what_was_sent_before_it_whether_accepted_or_not(live_server):
+    """Sixteen callers have sent all of their requests when the signal comes; some connections still wait."""
+    server = live_server("slow_row")
+    request = HEAD + b"Content-Length: 5\r\n\r\n[0.3]"
+    clients = []
+    for _ in range(16):
+        client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        client.sendall(request)
+        clients.append(client)
+    server.process.send_signal(signal.SIGTERM)
+    statuses = []
+    for client in clients:
+        with client, client.makefile("rb") as stream:
+            statuses.append(stream.readline().split()[1:2])
+    assert statuses == [[b"200"]] * 16
+    assert server.process.wait(30) == 0
+
+
+def test_a_body_that_breaks_off_or_is_wrongly_chunked_is_the_callers_fault(live_server):
+    server = live_server("echo")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n0\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 400")
+    assert "Traceback" not in server.log
+
+
+def test_a_body_over_the_limit_gets_its_413_also_from_a_client_that_sends_on(live_server):
+    server = live_server("echo", SAGEMAKER_MAX_PAYLOAD_IN_MB="1")
+    status, _, body = server.invoke(b"[" + b" " * 20_000_000 + b"1]")
+    assert (status, json.loads(body)["error"]) == (413, "payload_too_large")
+
+
+def test_a_program_that_exits_ends_the_container(live_server, tmp_path):
+    code = tmp_path / "model" / "code"
+    code.mkdir(parents=True)
+    (code / "inference.py").write_text("import sys\nsys.exit(0)\n")
+    assert live_server("echo", ready=False).process.wait(30) == 3
+
+
 def test_ctrl_c_ends_it(live_server):
     assert live_server("echo").stop(signal.SIGINT) == 0
 
@@ -94,18 +136,22 @@ def test_a_killed_process_is_replaced(live_server):
 def test_each_gpu_has_one_process_also_after_one_was_killed(live_server):
     server = live_server("which_gpu", executable=ROOT / "tests/fixtures/serve_on_four_gpus.py")
 
+    def ask_one(_):
+        try:
+            status, _, body = server.invoke(b"[0]")
+        except OSError:
+            return None
+        return tuple(json.loads(body)["predictions"][0]) if status == 200 else None
+
     def list_processes():
+        """Ask, many at once, until every GPU has answered."""
         found = {}
-        for _ in range(200):
-            try:
-                status, _, body = server.invoke(b"[0]")
-            except OSError:
-                continue
-            if status == 200:
-                gpu, process = json.loads(body)["predictions"][0]
-                found.setdefault(gpu, set()).add(process)
-            if len(found) == 4:
-                break
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(50):
+                for gpu, process in filter(None, pool.map(ask_one, range(32))):
+                    found.setdefault(gpu, set()).add(process)
+                if len(found) == 4:
+                    break
         return found
 
     before = list_processes()

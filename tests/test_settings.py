@@ -60,3 +60,19 @@ def test_help_names_every_variable():
     for variables, _default, meaning in describe():
         assert variables in text
         assert meaning.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("environ", "limit"),
+    [
+        ({}, 25),
+        ({"SAGEMAKER_BATCH": "true"}, 100),
+        ({"SAGEMAKER_BATCH": "True"}, 100),
+        ({"SAGEMAKER_BATCH": "true", "SAGEMAKER_MAX_PAYLOAD_IN_MB": "6"}, 6),
+        ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "1024"}, 1024),
+        ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "0"}, 0),
+    ],
+)
+def test_the_body_limit_follows_the_mode(environ, limit):
+    """Real-time, batch transform (in both of its spellings), and asynchronous inference."""
+    assert Settings.load(environ).max_payload_mb == limit

@@ -135,3 +135,27 @@ def test_an_argument_is_refused_with_where_hyperparameters_come_from(opt_ml, run
     root = opt_ml()
     assert run_train(root, "echo", "--epochs", "3").returncode == 1
     assert "hyperparameters.json" in read_failure(root)
+
+
+def test_a_model_folder_that_cannot_be_written_is_told_before_training(opt_ml, run_train):
+    root = opt_ml({"how": "bug"})
+    (root / "model").rmdir()
+    (root / "model").write_text("a file where the folder should be")
+    assert run_train(root, "fails_to_train").returncode == 1
+    assert read_failure(root).startswith(f"nothing can be written to {root / 'model'}: ")
+
+
+def test_a_stop_before_anything_is_imported_ends_the_process(opt_ml):
+    """The first process of a container has no default for signals: without a handler it would go on."""
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", ROOT / "program/train"],
+        env={**os.environ, "SAGEMAKER_BASE_DIR": str(opt_ml()), "ALGORITHM": "fixtures.echo"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stderr:
+            if " signal" in line:  # the last module before the handlers
+                break
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode in {143, -15}

@@ -41,3 +41,8 @@ def test_a_missing_channel_is_told_with_those_that_are_there(opt_ml):
     job = TrainingJob.load(opt_ml(channels=["train", "valid"]))
     with pytest.raises(UserError, match=r"'training' is missing.*channels of this job: train, valid"):
         check_channels(load_algorithm("fixtures.fails_to_train"), job)
+
+
+def test_a_failure_that_names_a_file_which_is_no_text_is_written(tmp_path):
+    write_failure(tmp_path / "output", "unreadable: \udcff.png")
+    assert (tmp_path / "output/failure").read_text() == "unreadable: \\udcff.png"

@@ -11,7 +11,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from tandem.algorithm import Caller
-from tandem.errors import PayloadTooLarge, TandemError
+from tandem.errors import PayloadTooLarge, TandemError, UserError
 from tandem.scoring import Request, ScoringService
 from tandem.settings import Settings
 
@@ -50,7 +50,7 @@ def _add_routes(app: Flask, service: ScoringService, settings: Settings) -> None
         caller = Caller(headers.get(CUSTOM_ATTRIBUTES, ""), headers.get(INFERENCE_ID, ""))
         answer = service.invoke(
             Request(
-                body=request.get_data(cache=False),
+                body=_read_body(),
                 content_type=headers.get("Content-Type"),
                 accept=headers.get("Accept"),
                 caller=caller,
@@ -95,6 +95,18 @@ def _add_error_handlers(app: Flask, settings: Settings) -> None:
     def show_any_error(error: Exception) -> Response:
         logger.error("a request failed", exc_info=error)
         return _make_error(500, TandemError.kind, "the server failed; its log has the details.")
+
+
+def _read_body() -> bytes:
+    """Read the request's body; what keeps it from coming whole is the caller's fault."""
+    try:
+        return request.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the body could not be read ({type(error).__name__}); send all of it, as it is announced."
+        ) from error
 
 
 def _has_hung_up(client: socket.socket | None) -> bool:

@@ -44,6 +44,10 @@ def labelled_files(
         raise UserError(
             f"{where} holds {_counted(folders, 'folder')} with {_kinds(others)} in them; {expected}"
         )
+    if strange := [label for label in folders if _printable(label) != label]:
+        raise UserError(
+            f"{where} has class folders whose names are not UTF-8: {_listed(strange)}; rename them"
+        )
     if loose:
         logger.warning(
             "%s holds %s beside the folders of the classes; ignored", where, _counted(loose, "file")
@@ -90,6 +94,8 @@ def _files(directory: Path, label: str, channel: str) -> Iterator[str]:
                 pending.append((entry.path, parents | {identity}))
             elif entry.is_file():
                 yield entry.path
+            else:
+                logger.warning("%s is no file and leads to none; left out", _printable(entry.path))
 
 
 def _entries(folder: str, channel: str) -> list[os.DirEntry[str]]:

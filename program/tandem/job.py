@@ -53,8 +53,10 @@ class TrainingJob:
         """
         config = base_dir / "input" / "config"
         resources = _read_object(config / "resourceconfig.json")
-        hosts = tuple(resources.get("hosts") or ("algo-1",))
-        current_host = resources.get("current_host", hosts[0])
+        hosts = resources.get("hosts") or ["algo-1"]
+        if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
+            raise UserError(f"resourceconfig.json: hosts is {hosts!r:.100}; expected a list of names.")
+        current_host = str(resources.get("current_host", hosts[0]))
         if current_host not in hosts:
             raise UserError(
                 f"resourceconfig.json names {current_host!r} as this host, but hosts are {hosts}."
@@ -65,7 +67,7 @@ class TrainingJob:
                 base_dir / "input" / "data", _read_object(config / "inputdataconfig.json")
             ),
             hyperparameters=_read_object(config / "hyperparameters.json"),
-            hosts=hosts,
+            hosts=tuple(hosts),
             current_host=current_host,
         )
 
@@ -73,12 +75,12 @@ class TrainingJob:
 def _read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object; a missing file is an empty one, as a plain local tree has it."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}. Expected an object such as {{}}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__}; expected an object such as {{}}.")

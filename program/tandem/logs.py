@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 
@@ -16,6 +17,8 @@ class _LineFormatter(logging.Formatter):
 
 def configure_logging(level: int) -> None:
     """Send the log to standard output, a line a record; the platform adds the time."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_LineFormatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)

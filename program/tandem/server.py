@@ -124,8 +124,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
                 cores=self._plan.cores,
             )
             self._service = ScoringService(algorithm, context, self._limits(algorithm), self._end_process)
-        except TandemError as error:
-            self._end_process(error, logged=False)
+        except (Exception, SystemExit) as error:
+            logger.error("%s", error, exc_info=None if isinstance(error, TandemError) else error)  # noqa: TRY400
+            self._end_process(error)
             raise
         self._service.start()
         return create_app(self._service, self._settings)
@@ -143,10 +144,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         gpus = self._decision.gpus
         return self._decision.environment(slot % len(gpus) if gpus else None)
 
-    def _end_process(self, error: BaseException, *, logged: bool = True) -> None:
+    def _end_process(self, _error: BaseException) -> None:
         """End this process: one that was never ready ends the container with it, another one is replaced."""
-        if not logged:
-            logger.error("%s", error)
         ready = self._service is not None and self._service.loaded
         logging.shutdown()
         os._exit(DIED if ready else Arbiter.WORKER_BOOT_ERROR)

@@ -46,6 +46,11 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return cast
 
 
+def _flag(text: str) -> bool:
+    """true or false"""  # noqa: D400, D403, D415
+    return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
+
+
 def _log_level(text: str) -> int:
     """a Python logging level, as a number (10 debug, 20 info, 30 warning) or a name"""  # noqa: D400, D403, D415
     word = text.strip().upper()
@@ -146,8 +151,19 @@ class Settings:
     queue_rows: int = _setting(
         "QUEUE_ROWS", 1024, _whole(1, 1_000_000), "Rows that may wait for the model; past it, 503 at once."
     )
-    max_payload_mb: int = _setting(
-        "SAGEMAKER_MAX_PAYLOAD_IN_MB", 100, _whole(0, 1024), "Largest request body in MB; 0: no limit."
+    batch: bool = _setting(
+        "SAGEMAKER_BATCH",
+        False,  # noqa: FBT003
+        _flag,
+        "Set by the platform in batch transform.",
+        shown="false",
+    )
+    payload_mb: int | None = _setting(
+        "SAGEMAKER_MAX_PAYLOAD_IN_MB",
+        None,
+        _whole(0, 1024),
+        "Largest request body in MB, up to 1024 for asynchronous inference; 0: no limit.",
+        shown="25, or 100 in batch transform",
     )
     default_accept: str = _setting(
         "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT",
@@ -162,6 +178,13 @@ class Settings:
         "Python's logging level: 10 debug, 20 info, 30 warning.",
     )
 
+    @property
+    def max_payload_mb(self) -> int:
+        """Largest request body in MB, by the mode that the container serves in; 0: no limit."""
+        if self.payload_mb is not None:
+            return self.payload_mb
+        return 100 if self.batch else 25
+
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Settings:
         """Read the settings from `environ`; raise `UserError` naming every variable that is off."""
@@ -174,7 +197,7 @@ class Settings:
                     continue
                 try:
                     values[field.name] = field.metadata["cast"](text)
-                except ValueError:
+                except (ValueError, KeyError):
                     expected = field.metadata["cast"].__doc__
                     faults.append(f"the environment variable {variable} is {text!r}; expected {expected}")
                 break

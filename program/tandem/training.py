@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -83,7 +84,7 @@ def _train(settings: Settings, choose_device: ChooseDevice) -> None:
     if algorithm.hyperparameters is not None:
         typed = hyperparameters.convert(job.hyperparameters, algorithm.hyperparameters)
     for folder in (job.model_dir, job.output_dir):
-        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder)
     train = algorithm.train
     assert train is not None  # noqa: S101  # required above
     train(replace(job, name=settings.job_name, hyperparameters=typed, decision=decision))
@@ -120,6 +121,18 @@ def check_channels(algorithm: Algorithm, job: TrainingJob) -> None:
         )
 
 
+def check_writable(folder: Path) -> None:
+    """Make `folder` and write in it, so that a job does not find out at its end; else raise `UserError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"nothing can be written to {folder}: {error.strerror}; the job must leave its model and output."
+        ) from error
+
+
 def _stop_on_signal(stop: threading.Event) -> None:
     """Make SIGTERM, and a first Ctrl-C, set `stop`; a second Ctrl-C ends at once."""
 
@@ -146,7 +159,7 @@ def write_failure(output_dir: Path, text: str) -> None:
     """Write `output/failure`, once: the first failure is the cause of all later ones."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        with (output_dir / "failure").open("x", encoding="utf-8") as file:
+        with (output_dir / "failure").open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
     except OSError as error:
         logger.error("the failure could not be written to %s: %s", output_dir, error)  # noqa: TRY400

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import select
 import selectors
 import socket
 import struct
@@ -95,6 +96,14 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]
             connection.set_timeout()
             self.keepalived_conns.append(connection)
             self._watch(connection, self.on_client_socket_readable)
+
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001  # gunicorn's signature
+        """Accept or not; on the way out take what has connected already, as its requests may be sent."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                while select.select([listener], [], [], 0)[0]:
+                    self.accept(listener)
 
     def on_client_socket_readable(self, connection: Connection, client: socket.socket) -> None:
         """Begin to read a request from a connection that was idle."""
