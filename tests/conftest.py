@@ -62,7 +62,9 @@ def service(tmp_path):
         algorithm = load_algorithm(f"fixtures.{name}")
         context = Context(model_dir=tmp_path, decision=CPU, backend="auto", cores=1)
         limits = {"batch_rows": 64, "timeout": 20, **limits}
-        made = ScoringService(algorithm, context, Limits(**limits), on_failure)
+        made = ScoringService(
+            algorithm, context, Limits(**limits), on_ready=lambda: None, on_failure=on_failure
+        )
         services.append(made)
         made.start()
         return made
@@ -87,6 +89,7 @@ def live_server(tmp_path):
             "ALGORITHM": algorithm,
             "SAGEMAKER_BASE_DIR": str(base_dir),
             "SAGEMAKER_BIND_TO_PORT": str(port),
+            "SAGEMAKER_MODEL_SERVER_WORKERS": "1",
             **env,
         }
         with log_path.open("wb") as log:

@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "scoring": LEAVES | LEVEL_1 | {"algorithm"},
     "app": LEAVES | LEVEL_1 | {"algorithm", "scoring"},
     "worker": LEAVES,
-    "server": LEAVES | LEVEL_1 | {"algorithm", "scoring", "app", "worker"},
+    "fleet": {"resources"},
+    "server": LEAVES | LEVEL_1 | {"algorithm", "scoring", "app", "worker", "fleet"},
     "training": LEAVES | LEVEL_1 | {"algorithm", "job"},
 }
 FOR_BACKENDS = {"errors", "devices"}
@@ -165,6 +166,7 @@ def test_every_module_has_its_tests():
     elsewhere = {
         "logs": "test_train_process",
         "errors": "test_app",
+        "server": "test_serve_process",
         "cuda": "test_devices",
         **dict.fromkeys(
             ("image_limits", "image_png", "image_signatures", "image_tiff"), "test_image_headers"

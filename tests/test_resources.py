@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tandem.resources import count_cores
+from tandem.resources import count_cores, count_memory
 
 AFFINITY = len(os.sched_getaffinity(0))
 
@@ -31,3 +31,20 @@ def test_cgroup_v1_quota(tmp_path, quota, cores):
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota + "\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     assert count_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("memory.max", "1048576\n", 1048576),
+        ("memory.max", "max\n", None),
+        ("memory/memory.limit_in_bytes", "2097152\n", 2097152),
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n", None),
+        ("nothing", "", None),
+    ],
+)
+def test_memory_is_the_machines_cut_by_the_cgroups_limit(tmp_path, name, text, expected):
+    (tmp_path / "memory").mkdir()
+    (tmp_path / name).write_text(text)
+    assert count_memory(tmp_path) == (expected or count_memory(tmp_path / "elsewhere"))
+    assert count_memory(tmp_path / "elsewhere") > 1 << 28

@@ -134,7 +134,8 @@ def test_a_killed_process_is_replaced(live_server):
 
 
 def test_each_gpu_has_one_process_also_after_one_was_killed(live_server):
-    server = live_server("which_gpu", executable=ROOT / "tests/fixtures/serve_on_four_gpus.py")
+    script = ROOT / "tests/fixtures/serve_on_four_gpus.py"
+    server = live_server("which_gpu", executable=script, SAGEMAKER_MODEL_SERVER_WORKERS="")
 
     def ask_one(_):
         try:
@@ -154,6 +155,7 @@ def test_each_gpu_has_one_process_also_after_one_was_killed(live_server):
                     break
         return found
 
+    assert "plan: 4 process(es)" in server.log
     before = list_processes()
     assert sorted(before) == ["GPU-0", "GPU-1", "GPU-2", "GPU-3"]
     (victim,) = before["GPU-2"]
@@ -162,6 +164,30 @@ def test_each_gpu_has_one_process_also_after_one_was_killed(live_server):
     after = list_processes()
     assert sorted(after) == sorted(before)
     assert victim not in after["GPU-2"]
+
+
+def test_it_is_healthy_only_when_all_of_its_processes_are(live_server, tmp_path):
+    """Else a caller might, right after the platform saw 200, meet a process that still loads."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "loading").touch()
+    server = live_server("slow_load", ready=False, SAGEMAKER_MODEL_SERVER_WORKERS="3")
+    server.wait_until(503)
+    (tmp_path / "model" / "loading").unlink()
+    server.wait_until(200)
+    with ThreadPoolExecutor(8) as pool:
+        assert {status for status, _ in pool.map(lambda _: ask(server, [1]), range(64))} == {200}
+
+
+def test_while_a_killed_process_is_replaced_the_others_answer_everything(live_server, tmp_path):
+    server = live_server("slow_load", SAGEMAKER_MODEL_SERVER_WORKERS="2")
+    (tmp_path / "model").mkdir(exist_ok=True)
+    (tmp_path / "model" / "loading").touch()
+    first = server.list_processes()[1]
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: len(set(server.list_processes()[1:]) - {first}) == 2, "another process")
+    assert [ask(server, [1])[0] for _ in range(30)] == [200] * 30
+    assert server.ping() == 200
+    (tmp_path / "model" / "loading").unlink()
 
 
 def test_a_program_in_the_artifact_takes_the_algorithms_place(live_server, tmp_path):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import socket
+from collections.abc import Callable
 from functools import partial
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from tandem.algorithm import Caller
-from tandem.errors import PayloadTooLarge, TandemError, UserError
+from tandem.errors import ModelNotReady, PayloadTooLarge, TandemError, UserError
 from tandem.scoring import Request, ScoringService
 from tandem.settings import Settings
 
@@ -26,21 +27,30 @@ TRANSFORM_PAYLOAD_MB = 6
 TRANSFORMS = 16
 
 
-def create_app(service: ScoringService, settings: Settings) -> Flask:
-    """Build the app; it closes over `service`, so one process may hold several."""
+def create_app(
+    service: ScoringService, settings: Settings, is_complete: Callable[[], bool] = lambda: True
+) -> Flask:
+    """Build the app; it closes over `service`, so one process may hold several.
+
+    `is_complete` tells whether all processes that serve here have loaded their models.
+    """
     app = Flask("tandem", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_mb * 1024 * 1024 or None
-    _add_routes(app, service, settings)
+    _add_routes(app, service, settings, is_complete)
     _add_error_handlers(app, settings)
     return app
 
 
-def _add_routes(app: Flask, service: ScoringService, settings: Settings) -> None:
+def _add_routes(
+    app: Flask, service: ScoringService, settings: Settings, is_complete: Callable[[], bool]
+) -> None:
 
     @app.get("/ping")
     def ping() -> Response:
         """Answer 200 when requests can be scored, 503 while the model loads, 500 when it cannot be used."""
         service.check()
+        if not is_complete():
+            raise ModelNotReady("other processes are still loading the model; try again in a second.")
         return Response(status=200)
 
     @app.post("/invocations")

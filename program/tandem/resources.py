@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -20,6 +22,28 @@ def _read_quota(cgroup: Path) -> float | None:
     if quota in {"max", "-1"}:
         return None
     return int(quota) / int(period)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What this process may use."""
+
+    cores: int
+    memory_bytes: int
+
+
+def find_resources(cgroup: Path = Path("/sys/fs/cgroup")) -> Resources:
+    """Find the cores and the memory of this machine or container."""
+    return Resources(count_cores(cgroup), count_memory(cgroup))
+
+
+def count_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Count the bytes of memory: the machine's, cut by the limit of cgroup v2, or else v1."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" where v2 sets no limit
+            return min(total, int((cgroup / name).read_text()))
+    return total
 
 
 def count_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -72,12 +72,15 @@ class ScoringService:
         algorithm: Algorithm,
         context: Context,
         limits: Limits,
+        *,
+        on_ready: Callable[[], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self.algorithm = algorithm.require("model_fn", "predict_fn")
         self.limits = limits
         self.failure: BaseException | None = None
         self._context = context
+        self._on_ready = on_ready
         self._on_failure = on_failure
         self._loaded = threading.Event()
         self._lock = threading.Lock()
@@ -193,6 +196,7 @@ class ScoringService:
             self._threads.append(thread)
             thread.start()
         self._loaded.set()
+        self._on_ready()
         logger.info("the model is ready")
         self._score()
 

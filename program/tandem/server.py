@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from tandem.algorithm import Algorithm, Context, find_program, load_algorithm
 from tandem.app import create_app
 from tandem.devices import Decision
 from tandem.errors import TandemError
+from tandem.fleet import Fleet, Plan, make_plan
 from tandem.logs import configure_logging
-from tandem.resources import count_cores
+from tandem.resources import find_resources
 from tandem.scoring import Limits, ScoringService
 from tandem.settings import Settings, render_settings
 from tandem.worker import ReadAheadWorker
@@ -30,44 +30,6 @@ logger = logging.getLogger(__name__)
 DRAIN_SECONDS = 25
 #: Exit status of a serving process that died after it was ready: gunicorn starts another one.
 DIED = 1
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many processes serve, with how many request threads and cores each."""
-
-    workers: int
-    threads: int
-    cores: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.workers} process(es), each with {self.threads} request threads and {self.cores} core(s)"
-        )
-
-
-def make_plan(settings: Settings, decision: Decision, cores: int) -> Plan:
-    """Plan one process a GPU, and on CPU a single one whose engine uses every core."""
-    workers = settings.workers or max(1, len(decision.gpus))
-    return Plan(workers=workers, threads=settings.threads, cores=max(1, cores // workers))
-
-
-class Slots:
-    """Which serving process has which GPU: a process that follows a dead one takes over its slot."""
-
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._taken: dict[int, int] = {}
-
-    def take(self, age: int) -> int:
-        """Give the process born as number `age` a free slot."""
-        slot = min(set(range(self._workers)) - set(self._taken.values()), default=0)
-        self._taken[age] = slot
-        return slot
-
-    def free(self, age: int) -> None:
-        """Free the slot of a process that ended."""
-        self._taken.pop(age, None)
 
 
 class _Log(Logger):  # type: ignore[misc]
@@ -86,7 +48,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._settings = settings
         self._decision = decision
         self._plan = plan
-        self._slots = Slots(plan.workers)
+        self._fleet = Fleet(plan.workers)
+        self._slot = 0
         self._service: ScoringService | None = None
         super().__init__()
 
@@ -105,9 +68,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "control_socket_disable": True,
             "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
             "logger_class": _Log,
-            "pre_fork": lambda _server, worker: setattr(worker, "slot", self._slots.take(worker.age)),
-            "post_fork": lambda _server, worker: os.environ.update(self._environment(worker.slot)),
-            "child_exit": lambda _server, worker: self._slots.free(worker.age),
+            "pre_fork": lambda _server, worker: setattr(self, "_slot", self._fleet.take(worker.age)),
+            "post_fork": lambda _server, _worker: os.environ.update(self._environment()),
+            "child_exit": lambda _server, worker: self._fleet.free(worker.age),
             "worker_exit": lambda _server, _worker: self._service.stop() if self._service else None,
         }
         for name, value in options.items():
@@ -123,13 +86,27 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
                 backend=self._settings.backend,
                 cores=self._plan.cores,
             )
-            self._service = ScoringService(algorithm, context, self._limits(algorithm), self._end_process)
+            self._service = ScoringService(
+                algorithm,
+                context,
+                self._limits(algorithm),
+                on_ready=lambda: self._fleet.mark_ready(self._slot),
+                on_failure=self._end_process,
+            )
         except (Exception, SystemExit) as error:
             logger.error("%s", error, exc_info=None if isinstance(error, TandemError) else error)  # noqa: TRY400
             self._end_process(error)
             raise
         self._service.start()
-        return create_app(self._service, self._settings)
+        return create_app(self._service, self._settings, lambda: self._fleet.is_complete)
+
+    def is_open(self) -> bool:
+        """Whether this process may take connections.
+
+        One that follows a dead one leaves them to the others until its model is loaded.
+        """
+        alone = self._plan.workers == 1 or not self._fleet.is_complete
+        return alone or (self._service is not None and self._service.loaded)
 
     def _limits(self, algorithm: Algorithm) -> Limits:
         return Limits(
@@ -140,9 +117,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             readers=self._plan.cores,
         )
 
-    def _environment(self, slot: int) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         gpus = self._decision.gpus
-        return self._decision.environment(slot % len(gpus) if gpus else None)
+        return self._decision.environment(self._slot % len(gpus) if gpus else None)
 
     def _end_process(self, _error: BaseException) -> None:
         """End this process: one that was never ready ends the container with it, another one is replaced."""
@@ -182,7 +159,10 @@ def main(arguments: Sequence[str], choose_device: Callable[[str, str | None], De
         logger.error("%s", error)  # noqa: TRY400  # the sentence is the whole story
         return 1
     logger.info("device: %s: %s", decision.device, decision.reason)
-    plan = make_plan(settings, decision, count_cores())
+    model_bytes = sum(
+        path.stat().st_size for path in (settings.base_dir / "model").rglob("*") if path.is_file()
+    )
+    plan = make_plan(find_resources(), len(decision.gpus), model_bytes, settings.threads, settings.workers)
     logger.info("plan: %s; port %d", plan, settings.port)
     Server(settings, decision, plan).run()
     return 0

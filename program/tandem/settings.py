@@ -121,7 +121,7 @@ class Settings:
         None,
         _whole(1, 256),
         "Serving processes, each with its own copy of the model.",
-        shown="one, or one a GPU",
+        shown="planned from cores, GPUs, memory and the model's size",
     )
     threads: int = _setting(
         "SERVER_THREADS",
@@ -193,7 +193,8 @@ class Settings:
         for field in dataclasses.fields(cls):
             for variable in field.metadata["variables"]:
                 text = environ.get(variable)
-                if text is None or (text == "" and field.default is not None):
+                # An empty variable is one not set; only CUDA's own means something by it, to hide every GPU.
+                if text is None or (text == "" and field.name != "visible_devices"):
                     continue
                 try:
                     values[field.name] = field.metadata["cast"](text)

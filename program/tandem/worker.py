@@ -99,7 +99,7 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001  # gunicorn's signature
         """Accept or not; on the way out take what has connected already, as its requests may be sent."""
-        super().set_accept_enabled(enabled)
+        super().set_accept_enabled(enabled and self.app.is_open())
         if not enabled and not self.alive:
             for listener in self.sockets:
                 while select.select([listener], [], [], 0)[0]:
