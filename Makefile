@@ -1,11 +1,11 @@
 # What one does with this tree; `make help` lists it.
-.PHONY: help environment sample-data demo test lint lock clean
+.PHONY: help environment sample-data demo test fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench bench-images
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
 VENV := .venv
 REQUIREMENTS := docker/requirements
-SCRIPTS = $(wildcard *.sh */*.sh .ci/run)
+SCRIPTS = $(wildcard *.sh */*.sh */*/*.sh .ci/run)
 EXECUTABLES = $(wildcard program/train program/serve)
 CACHES := .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
@@ -38,17 +38,80 @@ test: environment ## the tests (PYTEST_ARGS= what pytest is to be told, such as 
 	@command -v gcc >/dev/null || { echo "The tests build a stand-in for NVIDIA's library and need gcc: apt-get install gcc libc6-dev" >&2; exit 1; }
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
+test-sdk: $(VENV)/sdk2/installed $(VENV)/sdk3/installed ## the real SageMaker SDKs, v2 and v3, as clients of the cpu image, which it makes
+	tests/docker/engine.sh
+	tests/docker/base_image.sh "$(BASE_IMAGE)"
+	tests/sdk/compose.sh
+	$(MAKE) --no-print-directory cpu-image IMAGE=tandem TAG=cpu
+	REQUIRE_SDK=1 $(VENV)/bin/python -m pytest -m sdk $(PYTEST_ARGS)
+
+fuzz: environment ## throw 250,000 broken inputs at the decoders, for some minutes (FUZZ_ARGS= --seed, --inputs, --jobs, …)
+	PYTHONPATH=program:tests $(VENV)/bin/python -m fuzz $(FUZZ_ARGS)
+
 lint: environment ## ruff, mypy and shellcheck
 	$(VENV)/bin/python -m ruff check . $(EXECUTABLES)
 	$(VENV)/bin/python -m ruff format --check . $(EXECUTABLES)
-	MYPYPATH=local_test $(VENV)/bin/python -m mypy program local_test
+	MYPYPATH=local_test $(VENV)/bin/python -m mypy program local_test bench
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 
 lock: environment ## write docker/requirements/*.txt anew from *.in (LOCK_ARGS=--upgrade for newer versions)
 	$(LOCK) $(REQUIREMENTS)/cpu.in -o $(REQUIREMENTS)/cpu.txt
 	$(LOCK) $(REQUIREMENTS)/dev.in -c $(REQUIREMENTS)/cpu.txt -o $(REQUIREMENTS)/dev.txt
+	$(LOCK) $(REQUIREMENTS)/pip.in -o $(REQUIREMENTS)/pip.txt
+	$(LOCK) $(REQUIREMENTS)/serve.in -c $(REQUIREMENTS)/cpu.txt -o $(REQUIREMENTS)/serve.txt
+	$(LOCK) $(REQUIREMENTS)/gpu.in -c $(REQUIREMENTS)/cpu.txt -o $(REQUIREMENTS)/gpu.txt
+	$(LOCK) $(REQUIREMENTS)/gpu-kepler.in -o $(REQUIREMENTS)/gpu-kepler.txt
+	$(LOCK) $(REQUIREMENTS)/naive.in -c $(REQUIREMENTS)/cpu.txt -o $(REQUIREMENTS)/naive.txt
+	$(LOCK) $(REQUIREMENTS)/bench.in -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/bench.txt
+	$(LOCK) $(REQUIREMENTS)/ecr.in -o $(REQUIREMENTS)/ecr.txt
+	$(LOCK) $(REQUIREMENTS)/sbom.in -o $(REQUIREMENTS)/sbom.txt
+	$(LOCK) $(REQUIREMENTS)/sdk2.in -o $(REQUIREMENTS)/sdk2.txt
+	$(LOCK) $(REQUIREMENTS)/sdk3.in -o $(REQUIREMENTS)/sdk3.txt
 LOCK = $(VENV)/bin/uv pip compile --no-config --universal --python-version 3.10 --generate-hashes \
 	--no-annotate --no-header --quiet $(LOCK_ARGS)
+
+cpu-image: ## the image for CPU training and serving (IMAGE= TAG= BASE_IMAGE= ALGORITHM=)
+gpu-image: ## the image for GPUs, which works without one too (CUDA=11: for a K80, and for hosts with driver 470)
+serve-image: ## the small image that can only serve, on CPUs, without TensorFlow
+# The two variables in front: one platform and no attestations, as SageMaker takes no index of images.
+cpu-image gpu-image serve-image: TARGET = $(@:-image=)
+cpu-image gpu-image serve-image:
+	$(if $(filter 11 12,$(CUDA)),,$(error CUDA is $(CUDA), expected 12 or 11))
+	DOCKER_DEFAULT_PLATFORM=linux/amd64 BUILDX_NO_DEFAULT_ATTESTATIONS=1 $(DOCKER) build \
+		--file docker/Dockerfile --target $(TARGET) \
+		--tag "$(IMAGE):$(or $(TAG),$(TARGET)$(if $(filter gpu-11,$(TARGET)-$(CUDA)),-cuda11))" \
+		--build-arg BASE_IMAGE="$(BASE_IMAGE)" --build-arg ALGORITHM="$(ALGORITHM)" --build-arg CUDA="$(CUDA)" \
+		--build-arg VERSION="$(VERSION)" --build-arg REVISION="$(REVISION)" --build-arg SOURCE="$(SOURCE)" .
+DOCKER ?= docker
+IMAGE ?= tandem
+BASE_IMAGE ?= debian:bookworm-slim
+ALGORITHM ?= algorithms.image_classifier
+CUDA ?= 12
+# The labels; an address of the source that holds a password goes in without it.
+VERSION ?= $(shell git describe --always --tags --dirty 2>/dev/null)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
+SOURCE ?= $(shell git remote get-url origin 2>/dev/null | sed 's|//[^/@]*@|//|')
+
+sbom: $(VENV)/sbom/installed ## what is in the images that are built, as CycloneDX, into sbom/ (IMAGE= TAG= one of them)
+	@mkdir -p sbom
+	@made=; for tag in $(or $(TAG),serve cpu gpu gpu-cuda11); do \
+		$(DOCKER) image inspect "$(IMAGE):$$tag" >/dev/null 2>&1 || continue; \
+		made=sbom/$$(printf %s "$(IMAGE)_$$tag" | tr -c 'A-Za-z0-9._-' _).cdx.json; \
+		PATH="$(CURDIR)/$(VENV)/sbom/bin:$$PATH" docker/sbom.sh "$(IMAGE):$$tag" "$$made" && echo "$$made" || exit; \
+	done; \
+	[ -n "$$made" ] || { echo "There is no image $(IMAGE):$(or $(TAG),cpu); make it first, as with make cpu-image." >&2; exit 1; }
+
+# Environments of their own, for what must not meet the versions that serve.
+$(VENV)/%/installed: $(REQUIREMENTS)/%.txt | environment
+	$(VENV)/bin/python -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+bench: $(VENV)/naive/installed $(VENV)/bench/installed ## serving measured: the limit, the tutorials' stack and ours (BENCH_ARGS=--help)
+	$(VENV)/bin/python -m bench $(BENCH_ARGS)
+
+bench-images: environment ## size, build and start times, and memory of all images, as a table; takes a while
+	$(VENV)/bin/python bench/images.py $(BENCH_ARGS)
 
 clean: ## remove .venv, caches, the trained model, its output and the sample data; your own pictures stay
 	rm -rf $(VENV) $(CACHES) local_test/test_dir/model local_test/test_dir/output

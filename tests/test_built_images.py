@@ -1,0 +1,223 @@
+"""What is in the images, as make builds them."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from conftest import ROOT
+from containers import NAMES, REPOSITORY, build, docker, find_builders, inspect, make, need_engine, run
+
+pytestmark = [pytest.mark.image, pytest.mark.usefixtures("engine")]
+
+GPU = ["gpu", "gpu-cuda11"]
+EVERY = pytest.mark.parametrize("name", NAMES)
+EVERY_GPU = pytest.mark.parametrize("name", GPU)
+MEGABYTES = {"serve": 650, "cpu": 1900}
+LIST_GPUS = "import tensorflow as tf; print('GPUs:', len(tf.config.list_physical_devices('GPU')))"
+FORGET = "rm /etc/ld.so.conf.d/cuda-wheels.conf && ldconfig"
+
+
+@pytest.fixture(scope="module")
+def engine():
+    need_engine()
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """Options of `docker run` that give a container the stand-in driver."""
+    folder = tmp_path_factory.mktemp("driver")
+    for library in ("libcuda.so.1", "libnvidia-ml.so.1"):
+        source = ROOT / "tests" / "cuda" / "driver.c"
+        command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", folder / library, source]
+        subprocess.run(command, check=True)
+    return ["--volume", f"{folder}:/driver:ro", "--env", "LD_LIBRARY_PATH=/driver"]
+
+
+def execute(name, command, options=()):
+    """Give what a shell command prints in the image; it must end well."""
+    done = run(build(name), "bash", "-c", command, options=options)
+    assert done.returncode == 0, done.stdout
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", MEGABYTES)
+def test_it_is_small(name):
+    assert inspect(build(name))["Size"] <= MEGABYTES[name] * 1e6
+
+
+@EVERY
+def test_its_description_is_what_the_platform_reads(name):
+    config = inspect(build(name))["Config"]
+    assert config["Cmd"] == ["serve" if name == "serve" else "train"]
+    assert not config["Entrypoint"]
+    revision = subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    labels = config["Labels"]
+    assert labels["com.amazonaws.sagemaker.capabilities.accept-bind-to-port"] == "true"
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert labels["org.opencontainers.image.revision"] == revision.stdout.strip()
+    assert "org.opencontainers.image.version" in labels
+    assert "org.opencontainers.image.source" in labels
+
+
+@EVERY
+def test_no_folder_of_the_working_directory_is_a_library_path(name):
+    """An empty entry of LD_LIBRARY_PATH or PATH would let files beside the caller be loaded."""
+    variables = dict(entry.split("=", 1) for entry in inspect(build(name))["Config"]["Env"])
+    for variable in ("PATH", "LD_LIBRARY_PATH"):
+        assert all(variables.get(variable, "/").split(":")), variables
+
+
+@EVERY
+def test_any_command_passes(name):
+    """Version 3 of the SageMaker SDK runs bash, chmod, python3 and pip3 in an image."""
+    assert execute(name, "command -v bash chmod python3 pip3 | wc -l && pip3 check").splitlines() == [
+        "4",
+        "No broken requirements found.",
+    ]
+    assert run(build(name), "python3", "-c", "print(6 * 7)").stdout == "42\n"
+    assert run(build(name), "-c", "echo in bash", options=["--entrypoint", "/bin/bash"]).stdout == "in bash\n"
+    assert run(build(name), "sh", "-c", "exit 7").returncode == 7
+
+
+@EVERY
+def test_what_nobody_needs_is_not_in_it(name):
+    unwanted = [
+        *("*/tensorflow/include", "*/openvino/include", "*/nvidia/*.a", "*/site-packages/numpy/*/tests"),
+        *("*/openvino_telemetry/*", "*/libclang*.so*", "*/libcusolverMg.so*"),
+        *("/root/.[a-z]*/*", "/tmp/*", "/var/lib/apt/lists/*", "/opt/ml"),
+    ]
+    places = " -o ".join(f"-path '{pattern}'" for pattern in unwanted)
+    left_out = f"find / -xdev \\( {places} \\) -print; command -v gcc make git curl; true"
+    assert execute(name, left_out) == ""
+
+
+@EVERY
+def test_python_has_nothing_to_compile_at_the_start(name):
+    """A read-only root could not keep what Python compiles, and would have it compiled at each start."""
+    stale = (
+        "import importlib.util as u, pathlib, sys, sysconfig\n"
+        "roots = [pathlib.Path('/program'), *map(pathlib.Path(sysconfig.get_path('purelib')).joinpath, "
+        "('numpy', 'cv2', 'openvino', 'flask', 'tensorflow', 'keras'))]\n"
+        "print([str(p) for r in roots for p in r.rglob('*.py') "
+        "if 'template' not in str(p) and not pathlib.Path(u.cache_from_source(p)).exists()][:9])"
+    )
+    assert run(build(name), "python3", "-c", stale).stdout.strip() == "[]"
+
+
+@EVERY
+def test_it_has_the_engines_that_its_name_says(name):
+    modules = "('tensorflow', 'keras', 'openvino', 'cv2')"
+    found = f"import importlib.util as u; print([m for m in {modules} if u.find_spec(m)])"
+    wanted = "['openvino', 'cv2']" if name == "serve" else "['tensorflow', 'keras', 'openvino', 'cv2']"
+    assert run(build(name), "python3", "-c", found).stdout.strip() == wanted
+
+
+def test_packages_are_those_of_the_locks():
+    """What cpu, gpu and serve have in common has one version."""
+    lists = [
+        {
+            package["name"].lower().replace("_", "-"): package["version"]
+            for package in json.loads(execute(name, "pip3 list --format json"))
+        }
+        for name in ("serve", "cpu", "gpu")
+    ]
+    serve, cpu, gpu = lists
+    assert serve.items() <= cpu.items()
+    assert set(cpu) - set(gpu) == {"tensorflow-cpu"}
+    assert {name for name in set(cpu) & set(gpu) if cpu[name] != gpu[name]} == set()
+    lock = (ROOT / "docker" / "requirements" / "serve.txt").read_text()
+    assert all(f"{name}=={version} " in lock for name, version in serve.items() if name != "pip")
+
+
+@EVERY_GPU
+def test_tensorflow_finds_every_cuda_library_that_it_opens(driver, name):
+    """It lists a GPU only if it could open all; TensorFlow 2.21 alone does not find cusolver."""
+    assert execute(name, f'python3 -c "{LIST_GPUS}" 2>&1 | grep GPUs:', driver) == "GPUs: 1"
+
+
+def test_tensorflow_by_itself_does_not_find_them(driver):
+    """This is what the test above is for: when it fails here, TensorFlow has mended its RUNPATH."""
+    assert execute("gpu", f'{FORGET}; python3 -c "{LIST_GPUS}" 2>&1 | grep GPUs:', driver) == "GPUs: 0"
+
+
+@EVERY_GPU
+def test_every_cuda_library_loads(driver, name):
+    """Also those that are opened late: NCCL with several GPUs, CUPTI with the profiler, cuDNN's parts."""
+    library = "libcudnn.so.9" if name == "gpu" else "libcudnn.so.8"
+    load = (
+        "import ctypes, pathlib, sysconfig; "
+        "found = pathlib.Path(sysconfig.get_path('purelib')).glob('nvidia/*/lib/*.so.*'); "
+        "[ctypes.CDLL(path.name) for path in found]; "
+        f"print(ctypes.CDLL('{library}').cudnnGetVersion())"
+    )
+    version = {"gpu": "92400", "gpu-cuda11": "8700"}[name]  # known to work with this TensorFlow
+    assert execute(name, f'python3 -c "{load}"', driver) == version
+
+
+@EVERY_GPU
+def test_the_driver_is_the_hosts(name):
+    """No driver is inside, nor a newer half of one, and the runtime is asked for what is needed."""
+    variables = inspect(build(name))["Config"]["Env"]
+    assert {
+        "NVIDIA_VISIBLE_DEVICES=all",
+        "NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+        "NVIDIA_DISABLE_REQUIRE=1",
+    } <= set(variables)
+    assert not [entry for entry in variables if entry.startswith("LD_LIBRARY_PATH")]
+    drivers = "-name 'libcuda.so*' -o -name 'libnvidia-ml*' -o -path '*/cuda*/compat'"
+    assert execute(name, f"find / -xdev \\( {drivers} \\) -print") == ""
+
+
+def test_only_what_the_recipe_copies_reaches_the_engine(tmp_path):
+    """No model, data, history or environment can come in."""
+    recipe = "FROM debian:bookworm-slim\nCOPY . /context\n"
+    image = f"{REPOSITORY}:context"
+    (tmp_path / "Dockerfile").write_text(recipe)
+    docker("build", "--file", tmp_path / "Dockerfile", "--tag", image, ROOT)
+    try:
+        files = run(image, "bash", "-c", "cd /context && find . -type f").stdout.split()
+    finally:
+        docker("image", "rm", image)
+    allowed = r"\./(docker/(install\.sh|requirements/[a-z0-9-]+\.txt)|program/(train|serve|.*\.(py|conf)))"
+    assert [path for path in files if not re.fullmatch(allowed, path)] == []
+    assert "./program/train" in files
+
+
+@pytest.mark.parametrize("builder", ["BuildKit", "classic"])
+def test_both_builders_build_it(builder):
+    if builder not in find_builders():
+        pytest.skip(f"no docker client here has the {builder} builder")
+    output = make(
+        "serve-image", builder=find_builders()[builder], IMAGE=REPOSITORY, TAG=f"serve-{builder.lower()}"
+    )
+    assert "rror" not in output.replace("No errors", "")
+    assert inspect(f"{REPOSITORY}:serve-{builder.lower()}")["Config"]["Cmd"] == ["serve"]
+
+
+def test_the_bill_of_materials_names_what_is_installed():
+    build("serve")
+    output = make("sbom", IMAGE=REPOSITORY, TAG="serve")
+    file = ROOT / re.search(r"^sbom/\S+\.cdx\.json$", output, re.MULTILINE)[0]
+    bill = json.loads(file.read_text())
+    file.unlink()
+    assert bill["bomFormat"] == "CycloneDX"
+    assert bill["metadata"]["component"]["name"] == f"{REPOSITORY}:serve"
+    named = {component.get("purl", "").split("@")[0] for component in bill["components"]}
+    assert {
+        "pkg:pypi/openvino",
+        "pkg:pypi/numpy",
+        "pkg:deb/debian/libc6",
+        "pkg:deb/debian/python3.11",
+    } <= named
+
+
+def test_make_says_what_it_does_not_know():
+    done = subprocess.run(
+        ["make", "-C", ROOT, "gpu-image", "CUDA=13"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode
+    assert "CUDA is 13, expected 12 or 11" in done.stderr
