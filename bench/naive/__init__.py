@@ -1,0 +1,1 @@
+"""The tutorials' serving stack, which runs in an environment of its own."""

@@ -1,0 +1,162 @@
+"""What is served and asked: models with random weights and a fixed seed, written once as real bundles.
+
+`python -m bench.samples FOLDER` writes them, in a process of its own because it needs TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+SEED = 0
+CLASSES = 1000
+GOLDEN = 32
+FEATURES = 30
+#: Random networks answer nearly the same for all labels; this spread of logits makes answers worth comparing.
+LOGITS = 2.0
+
+Pixels = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kind of request: `folder` holds its `model/` and the body."""
+
+    name: str
+    title: str
+    content_type: str
+    algorithm: str
+    body: str
+    has_limit: bool = False  # elsewhere HTTP is nearly all there is
+
+    def read_body(self, samples: Path) -> bytes:
+        """Give the bytes that every caller posts."""
+        return (samples / self.name / self.body).read_bytes()
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            "picture",
+            "MobileNetV2 at 224 x 224, a JPEG of 640 x 427 pixels and 143 kB",
+            "image/jpeg",
+            "algorithms.image_classifier",
+            "flower.jpg",
+            has_limit=True,
+        ),
+        Workload(
+            "digits",
+            "SmallCNN at 32 x 32, a PNG of 8 x 8 pixels",
+            "image/png",
+            "algorithms.image_classifier",
+            "digit.png",
+        ),
+        Workload(
+            "tabular",
+            f"a linear model in NumPy, one JSON row of {FEATURES} numbers",
+            "application/json",
+            "bench.tabular",
+            "row.json",
+        ),
+    )
+}
+
+
+def find_samples(cache: Path) -> Path:
+    """Give the folder with one subfolder a workload, written anew if the code that writes it has changed."""
+    sources = [Path(__file__), *(ROOT / "program" / "backends").glob("*.py")]
+    shared = ("tandem/images.py", "algorithms/image_classifier/networks.py")
+    sources += [ROOT / "program" / name for name in shared]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:12]
+    folder = cache / f"samples-{digest}"
+    if not (folder / "complete").exists():
+        for stale in cache.glob("samples-*"):
+            shutil.rmtree(stale)
+        command = [sys.executable, "-m", "bench.samples", str(folder)]
+        quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
+        subprocess.run(command, cwd=ROOT, env=quiet, check=True, timeout=600, stdout=sys.stderr)
+    return folder
+
+
+def write_samples(folder: Path) -> None:
+    """Write each workload's model and body below `folder`, which is whole once it holds `complete`."""
+    from sklearn.datasets import load_digits
+
+    from tandem import images
+    from tandem.images import Preprocessing
+
+    sys.path.insert(0, str(ROOT / "local_test"))
+    encode_png = importlib.import_module("digits").encode_png
+    for workload in WORKLOADS.values():
+        (folder / workload.name / "model").mkdir(parents=True, exist_ok=True)
+
+    photographs = Path(str(importlib.import_module("sklearn.datasets").__path__[0])) / "images"
+    (folder / "picture" / "flower.jpg").write_bytes((photographs / "flower.jpg").read_bytes())
+    spec = Preprocessing(height=224, width=224)
+    whole = [images.decode((photographs / name).read_bytes()) for name in ("flower.jpg", "china.jpg")]
+    crops = [picture[top : top + 224, left : left + 224] for picture in whole for top, left in _places(224)]
+    rows = np.stack([images.preprocess(np.ascontiguousarray(crop), spec) for crop in crops[:GOLDEN]])
+    _write_classifier(folder / "picture" / "model", "MobileNetV2", spec, rows, CLASSES)
+
+    grey = (load_digits().images * 255 / 16).round().astype(np.uint8)
+    (folder / "digits" / "digit.png").write_bytes(encode_png(grey[0].tolist()))
+    spec = Preprocessing(height=32, width=32)
+    rows = np.stack([images.preprocess(images.from_array(digit), spec) for digit in grey[:GOLDEN]])
+    _write_classifier(folder / "digits" / "model", "SmallCNN", spec, rows, 10)
+
+    random = np.random.default_rng(SEED)
+    np.savez(folder / "tabular" / "model" / "weights.npz", weights=random.normal(size=(FEATURES, 3)))
+    row = random.normal(size=FEATURES).round(4).tolist()
+    (folder / "tabular" / "row.json").write_text(json.dumps({"instances": [row]}))
+    (folder / "complete").touch()
+
+
+def _places(size: int) -> list[tuple[int, int]]:
+    """Give where crops of `size` lie in a picture of 640 x 427 pixels, 16 of them."""
+    return [(top, left) for top in range(0, 427 - size + 1, 60) for left in range(0, 640 - size + 1, 120)]
+
+
+def _write_classifier(model_dir: Path, architecture: str, spec: Any, rows: Pixels, classes: int) -> None:
+    import keras
+
+    from algorithms.image_classifier.networks import build_network
+    from backends.bundle import write_bundle
+    from tandem.devices import Decision
+
+    keras.utils.set_random_seed(SEED)
+    network = build_network(architecture, spec.shape, classes)
+    pixels = rows.astype(np.float32)
+    for _ in range(30):  # so that the normalizations fit what passes through them, as after training
+        network(pixels, training=True)
+    head = network.layers[-1]
+    features = keras.Model(network.input, network.layers[-2].output)(pixels, training=False)
+    kernel, bias = head.get_weights()
+    logits = np.asarray(features) @ kernel
+    head.set_weights([kernel * (LOGITS / logits.std(axis=1).mean()), bias])
+    write_bundle(
+        model_dir,
+        network,
+        labels=[str(number) for number in range(classes)],
+        preprocessing=spec.as_dict(),
+        golden_inputs=rows,
+        decision=Decision("cpu", "the benchmark's samples"),
+    )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.path.insert(0, str(ROOT / "program"))
+    write_samples(Path(sys.argv[1]))
