@@ -63,7 +63,12 @@ def service(tmp_path):
         context = Context(model_dir=tmp_path, decision=CPU, backend="auto", cores=1)
         limits = {"batch_rows": 64, "timeout": 20, **limits}
         made = ScoringService(
-            algorithm, context, Limits(**limits), on_ready=lambda: None, on_failure=on_failure
+            algorithm,
+            context,
+            Limits(**limits),
+            on_ready=lambda: None,
+            on_failure=on_failure,
+            observe=lambda what, value: None,
         )
         services.append(made)
         made.start()

@@ -5,12 +5,15 @@ import pytest
 
 from processes import wait_for
 from tandem.app import create_app
+from tandem.monitoring import Monitor
 
 
 @pytest.fixture
 def client(service, settings):
     def make(name, *, ready=True, **changed):
-        app = create_app(service(name), dataclasses.replace(settings, **changed))
+        app = create_app(
+            service(name), dataclasses.replace(settings, **changed), Monitor("cpu"), lambda: True
+        )
         made = app.test_client()
         if ready:
             wait_for(lambda: made.get("/ping").status_code == 200, f"{name} to load")
@@ -107,3 +110,26 @@ def test_custom_attributes_travel_both_ways(client):
     answer = post(client("custom_attributes"), **{"X-Amzn-SageMaker-Custom-Attributes": "colour=red"})
     assert answer.json == {"predictions": ["colour=red"]}
     assert answer.headers["X-Amzn-SageMaker-Custom-Attributes"] == "read"
+
+
+def test_a_person_and_a_program_are_told_what_this_is_but_not_what_is_inside(client):
+    echo = client("echo")
+    sentence, document = echo.get("/").text, echo.get("/openapi.json").json
+    assert "POST one to /invocations, as application/json" in sentence
+    assert set(document["paths"]) == {"/invocations", "/ping", "/execution-parameters", "/metrics"}
+    assert "text/csv" in document["paths"]["/invocations"]["post"]["responses"]["200"]["content"]
+    for text in (sentence, json.dumps(document)):
+        for inside in ("gunicorn", "Flask", "/opt/ml", "fixtures", "Python"):
+            assert inside not in text
+
+
+def test_metrics_count_what_happened(client):
+    echo = client("echo")
+    for body in (b"[1]", b"[2]", b"{"):
+        post(echo, body)
+    text = echo.get("/metrics").text
+    assert 'tandem_requests_total{status="200"} 2.0' in text
+    assert 'tandem_requests_total{status="400"} 1.0' in text
+    assert 'tandem_stage_seconds_count{stage="total"} 3.0' in text
+    assert "tandem_in_flight 0.0" in text
+    assert 'tandem_device{device="cpu"} 1.0' in text

@@ -24,6 +24,8 @@ LEVEL_1 = {
     "metrics",
     "resources",
     "logs",
+    "monitoring",
+    "description",
 }
 MAY_IMPORT = {
     "errors": set(),
@@ -51,6 +53,7 @@ HOMES = {
     "flask": ["tandem/app.py"],
     "gunicorn": ["tandem/server.py", "tandem/worker.py"],
     "pynvml": ["tandem/devices.py"],
+    "prometheus_client": ["tandem/monitoring.py"],
     "cv2": ["tandem/images.py"],
     "openvino": ["backends/openvino_backend.py", "backends/bundle.py"],
     "tensorflow": ["backends/", "algorithms/"],
@@ -166,6 +169,7 @@ def test_every_module_has_its_tests():
     elsewhere = {
         "logs": "test_train_process",
         "errors": "test_app",
+        "description": "test_app",
         "server": "test_serve_process",
         "cuda": "test_devices",
         **dict.fromkeys(

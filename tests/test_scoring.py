@@ -98,7 +98,7 @@ def test_only_the_guilty_request_of_a_batch_fails(ready):
     bodies = [["a", "b"], ["poison"], ["c"]]
     with ThreadPoolExecutor(3) as pool, service._batcher.arrival():
         futures = [pool.submit(ask, service, rows) for rows in bodies]
-        wait_for(lambda: service._batcher._queued_rows == 4, "three requests in the queue")
+        wait_for(lambda: service.count_queued() == 4, "three requests in the queue")
     assert futures[0].result(30) == ["good a", "good b"]
     assert futures[2].result(30) == ["good c"]
     with pytest.raises(ModelError, match="predict_fn raised RuntimeError") as caught:
@@ -125,7 +125,7 @@ def test_requests_that_wait_share_a_batch(ready):
         first = pool.submit(ask, service, [0])
         assert gated.entered.wait(30)
         others = [pool.submit(ask, service, [number]) for number in range(1, 9)]
-        wait_for(lambda: service._batcher._queued_rows == 8, "eight requests in the queue")
+        wait_for(lambda: service.count_queued() == 8, "eight requests in the queue")
         gated.gate.set()
         assert first.result(30) == [0]
         assert [future.result(30) for future in others] == [[number] for number in range(1, 9)]
@@ -138,7 +138,7 @@ def test_a_full_queue_answers_at_once(ready):
         first = pool.submit(ask, service, [0])
         assert gated.entered.wait(30)
         waiting = pool.submit(ask, service, [1, 2])
-        wait_for(lambda: service._batcher._queued_rows == 2, "a full queue")
+        wait_for(lambda: service.count_queued() == 2, "a full queue")
         with pytest.raises(Overloaded, match="try again"):
             ask(service, [3])
         gated.gate.set()
@@ -156,7 +156,7 @@ def test_a_request_past_its_time_is_answered_and_not_computed(ready):
             first.result(30)
         gated.gate.set()
     wait_for(lambda: gated.batches, "the first batch")
-    assert service._batcher._queued_rows in {0, 1}
+    assert service.count_queued() in {0, 1}
     gated.entered.clear()
     assert ask(service, [2]) == [2]
     assert gated.batches == [1, 1]
@@ -169,7 +169,7 @@ def test_a_caller_that_hangs_up_frees_its_place(ready):
         first = pool.submit(ask, service, [0])
         assert gated.entered.wait(30)
         second = pool.submit(ask, service, [1], is_gone=gone.is_set)
-        wait_for(lambda: service._batcher._queued_rows == 1, "a waiting request")
+        wait_for(lambda: service.count_queued() == 1, "a waiting request")
         gone.set()
         with pytest.raises(Overloaded, match="hung up"):
             second.result(30)

@@ -12,7 +12,9 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from tandem.algorithm import Caller
+from tandem.description import describe_service, make_openapi
 from tandem.errors import ModelNotReady, PayloadTooLarge, TandemError, UserError
+from tandem.monitoring import Monitor
 from tandem.scoring import Request, ScoringService
 from tandem.settings import Settings
 
@@ -28,7 +30,7 @@ TRANSFORMS = 16
 
 
 def create_app(
-    service: ScoringService, settings: Settings, is_complete: Callable[[], bool] = lambda: True
+    service: ScoringService, settings: Settings, monitor: Monitor, is_complete: Callable[[], bool]
 ) -> Flask:
     """Build the app; it closes over `service`, so one process may hold several.
 
@@ -37,12 +39,16 @@ def create_app(
     app = Flask("tandem", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_mb * 1024 * 1024 or None
     _add_routes(app, service, settings, is_complete)
+    _add_descriptions(app, service, monitor)
     _add_error_handlers(app, settings)
     return app
 
 
 def _add_routes(
-    app: Flask, service: ScoringService, settings: Settings, is_complete: Callable[[], bool]
+    app: Flask,
+    service: ScoringService,
+    settings: Settings,
+    is_complete: Callable[[], bool],
 ) -> None:
 
     @app.get("/ping")
@@ -78,6 +84,37 @@ def _add_routes(
         """Tell batch transform how to send; no BatchStrategy, which its readers spell differently."""
         payload_mb = min(TRANSFORM_PAYLOAD_MB, settings.max_payload_mb or TRANSFORM_PAYLOAD_MB)
         return jsonify(MaxConcurrentTransforms=TRANSFORMS, MaxPayloadInMB=payload_mb)
+
+
+def _add_descriptions(app: Flask, service: ScoringService, monitor: Monitor) -> None:
+    algorithm = service.algorithm
+
+    @app.before_request
+    def begin() -> None:
+        if request.path == "/invocations":
+            request.environ["tandem.begun"] = monitor.begin()
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        if "tandem.begun" in request.environ:
+            monitor.finish(response.status_code, request.environ["tandem.begun"])
+        return response
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """Show counts and times to Prometheus."""
+        body, content_type = monitor.render()
+        return Response(body, content_type=content_type)
+
+    @app.get("/")
+    def index() -> Response:
+        """Say to a person what this is."""
+        return Response(describe_service(algorithm.content_types), content_type="text/plain; charset=utf-8")
+
+    @app.get("/openapi.json")
+    def openapi() -> Response:
+        """Describe the routes to a program."""
+        return jsonify(make_openapi(algorithm.content_types, algorithm.accepts))
 
 
 def _add_error_handlers(app: Flask, settings: Settings) -> None:

@@ -94,7 +94,7 @@ class Batcher:
         self._max_wait = max_wait
         self._max_queued_rows = max_queued_rows
         self._queue: deque[Work] = deque()
-        self._queued_rows = 0
+        self.queued_rows = 0
         self._arrivals: set[object] = set()
         self._closed = False
         self._changed = threading.Condition()
@@ -156,17 +156,17 @@ class Batcher:
             if self._closed:
                 raise Overloaded("the server is shutting down; try another one.")
             # A request over the bound is let in when it has the queue for itself: it could never enter else.
-            if self._queue and self._queued_rows + rows > self._max_queued_rows:
+            if self._queue and self.queued_rows + rows > self._max_queued_rows:
                 raise Overloaded(
-                    f"{self._queued_rows} rows wait for the model already; try again in a second."
+                    f"{self.queued_rows} rows wait for the model already; try again in a second."
                 )
             self._queue.extend(works)
-            self._queued_rows += rows
+            self.queued_rows += rows
 
     def _await_arrivals(self) -> None:
         deadline = self._queue[0].arrived + self._max_wait
         expected = set(self._arrivals)
-        while self._queue and self._queued_rows < self.max_rows and expected & self._arrivals:
+        while self._queue and self.queued_rows < self.max_rows and expected & self._arrivals:
             left = deadline - time.monotonic()
             if left <= 0:
                 return
@@ -189,5 +189,5 @@ class Batcher:
 
     def _pop(self) -> Work:
         work = self._queue.popleft()
-        self._queued_rows -= work.count
+        self.queued_rows -= work.count
         return work

@@ -8,8 +8,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -64,7 +65,8 @@ class ScoringService:
     thread that loaded it; an engine that computes in parallel says how many threads it wants, and how
     many rows at once, by the model's attributes `concurrency` and `max_batch_rows`. `on_failure` is
     called, once, with the error that made the service unable to score: loading failed, or a model thread
-    died.
+    died. `observe` is told the seconds of each stage (read, queue, predict, write) and the `rows` of each
+    batch.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ScoringService:
         *,
         on_ready: Callable[[], None],
         on_failure: Callable[[BaseException], None],
+        observe: Callable[[str, float], None],
     ) -> None:
         self.algorithm = algorithm.require("model_fn", "predict_fn")
         self.limits = limits
@@ -82,6 +85,7 @@ class ScoringService:
         self._context = context
         self._on_ready = on_ready
         self._on_failure = on_failure
+        self._observe = observe
         self._loaded = threading.Event()
         self._lock = threading.Lock()
         self._readers = threading.Semaphore(limits.readers)
@@ -103,6 +107,10 @@ class ScoringService:
         """Whether the model has been ready at some time."""
         return self._loaded.is_set()
 
+    def count_queued(self) -> int:
+        """Count the rows that wait for the model."""
+        return self._batcher.queued_rows
+
     def check(self) -> None:
         """Return if requests can be scored; raise `ModelNotReady` while loading, else `ModelError`."""
         if self.failure is not None:
@@ -121,17 +129,26 @@ class ScoringService:
         answer_type = formats.negotiate(request.accept, algorithm.accepts, default_accept)
         body_type = self._check_content_type(request.content_type)
         with self._batcher.arrival() as submit:
-            with self._readers:
+            with self._timing("read"), self._readers:
                 rows = self._read(request.body, body_type, context)
             works = [Work(part) for part in split_rows(rows, self._batcher.max_rows)]
             if not works:
                 raise UserError("the request holds no rows; expected at least one.")
             submit(works)
         prediction = merge_rows(self._await([work.future for work in works], request.is_gone))
-        encoded = algorithm.output_fn(prediction, answer_type, context)
+        with self._timing("write"):
+            encoded = algorithm.output_fn(prediction, answer_type, context)
         if isinstance(encoded, tuple):  # SageMaker's own toolkits allow (body, content type)
             encoded, answer_type = encoded
         return Answer(encoded.encode() if isinstance(encoded, str) else bytes(encoded), answer_type)
+
+    @contextmanager
+    def _timing(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._observe(stage, time.monotonic() - started)
 
     def _read(self, body: bytes, content_type: str, context: Context) -> Any:
         try:
@@ -225,7 +242,13 @@ class ScoringService:
     def _compute(self, batch: list[Work]) -> None:
         predict_fn = self.algorithm.predict_fn
         assert predict_fn is not None  # noqa: S101  # required when the service was made
-        prediction = predict_fn(merge_rows([work.rows for work in batch]), self._context.model, self._context)
+        started = time.monotonic()
+        for work in batch:
+            self._observe("queue", started - work.arrived)
+        self._observe("rows", sum(work.count for work in batch))
+        rows = merge_rows([work.rows for work in batch])
+        prediction = predict_fn(rows, self._context.model, self._context)
+        self._observe("predict", time.monotonic() - started)
         for work, part in zip(batch, split_prediction(prediction, batch), strict=True):
             work.future.set_result(part)
 

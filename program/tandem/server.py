@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tandem.devices import Decision
 from tandem.errors import TandemError
 from tandem.fleet import Fleet, Plan, make_plan
 from tandem.logs import configure_logging
+from tandem.monitoring import SHARED_FOLDER, Monitor
 from tandem.resources import find_resources
 from tandem.scoring import Limits, ScoringService
 from tandem.settings import Settings, render_settings
@@ -80,6 +82,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Build the app in a serving process, after the fork; the model begins to load."""
         try:
             algorithm = _find_algorithm(self._settings)
+            monitor = Monitor(self._decision.device, self._settings.emf_seconds)
             context = Context(
                 model_dir=self._settings.base_dir / "model",
                 decision=self._decision,
@@ -92,13 +95,15 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
                 self._limits(algorithm),
                 on_ready=lambda: self._fleet.mark_ready(self._slot),
                 on_failure=self._end_process,
+                observe=monitor.observe,
             )
+            monitor.count_queued = self._service.count_queued
         except (Exception, SystemExit) as error:
             logger.error("%s", error, exc_info=None if isinstance(error, TandemError) else error)  # noqa: TRY400
             self._end_process(error)
             raise
         self._service.start()
-        return create_app(self._service, self._settings, lambda: self._fleet.is_complete)
+        return create_app(self._service, self._settings, monitor, lambda: self._fleet.is_complete)
 
     def is_open(self) -> bool:
         """Whether this process may take connections.
@@ -164,5 +169,8 @@ def main(arguments: Sequence[str], choose_device: Callable[[str, str | None], De
     )
     plan = make_plan(find_resources(), len(decision.gpus), model_bytes, settings.threads, settings.workers)
     logger.info("plan: %s; port %d", plan, settings.port)
-    Server(settings, decision, plan).run()
+    with tempfile.TemporaryDirectory(prefix="tandem-metrics-") as shared:
+        if plan.workers > 1:
+            os.environ[SHARED_FOLDER] = shared
+        Server(settings, decision, plan).run()
     return 0

@@ -171,6 +171,12 @@ class Settings:
         str,
         "The answer's media type where the caller names none.",
     )
+    emf_seconds: float = _setting(
+        "EMF_SECONDS",
+        0,
+        _number(0, 3600),
+        "Seconds between lines in CloudWatch's embedded metric format on standard output; 0: none.",
+    )
     log_level: int = _setting(
         "SAGEMAKER_CONTAINER_LOG_LEVEL",
         logging.INFO,
