@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import tempfile
@@ -169,8 +170,9 @@ def main(arguments: Sequence[str], choose_device: Callable[[str, str | None], De
     )
     plan = make_plan(find_resources(), len(decision.gpus), model_bytes, settings.threads, settings.workers)
     logger.info("plan: %s; port %d", plan, settings.port)
-    with tempfile.TemporaryDirectory(prefix="tandem-metrics-") as shared:
+    with contextlib.ExitStack() as stack:
         if plan.workers > 1:
-            os.environ[SHARED_FOLDER] = shared
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tandem-metrics-"))
+            os.environ[SHARED_FOLDER] = folder
         Server(settings, decision, plan).run()
     return 0
