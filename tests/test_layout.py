@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "server": LEAVES | LEVEL_1 | {"algorithm", "scoring", "app", "worker", "fleet"},
     "training": LEAVES | LEVEL_1 | {"algorithm", "job"},
 }
-FOR_BACKENDS = {"errors", "devices"}
+FOR_BACKENDS = {"errors", "cuda", "devices"}
 FOR_ALGORITHMS = {"errors", "algorithm", "job", "channels", "formats", "images", "hyperparameters", "metrics"}
 
 #: Third parties and the only places that import them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from backends.build import read_build
+from backends.compat import enter_compat
 from backends.tensorflow_backend import try_first_op
 from tandem import devices
 from tandem.devices import Decision
@@ -15,7 +16,9 @@ def choose_device(wanted: str, visible: str | None) -> Decision:
     `wanted` is auto, gpu or cpu, and `visible` the CUDA_VISIBLE_DEVICES already set, if any.
     Raises `UserError` when `wanted` is gpu and no GPU can be used.
     """
-    decision = devices.decide(devices.probe(), read_build(), wanted, visible)
+    build = read_build()
+    enter_compat(build)
+    decision = devices.decide(devices.probe(), build, wanted, visible)
     fault = try_first_op(decision)
     if fault is None:
         return decision
