@@ -43,4 +43,4 @@ fi
 
 command -v docker >/dev/null || fail 'docker is not installed; without IMAGE a plain process serves.'
 docker version >/dev/null 2>&1 || fail "the Docker engine does not answer; see what 'docker version' says."
-exec docker run --rm ${GPUS:+--gpus "$GPUS"} -v "$TEST_DIR/model:/opt/ml/model:ro" -p "$PORT:8080" "$image" serve
+exec docker run --rm --env-file "$here/settings.env" ${GPUS:+--gpus "$GPUS"} -v "$TEST_DIR/model:/opt/ml/model:ro" -p "$PORT:8080" "$image" serve

@@ -49,7 +49,7 @@ docker version >/dev/null 2>&1 || fail "the Docker engine does not answer; see w
 # In the background, so that a signal sent to this script alone reaches the container too.
 signalled=
 trap 'signalled=yes; [ -n "${!:-}" ] || exit 143; kill -TERM "$!" 2>/dev/null || true' INT TERM
-docker run --rm ${GPUS:+--gpus "$GPUS"} -v "$TEST_DIR:/opt/ml" "$image" train &
+docker run --rm --env-file "$here/settings.env" ${GPUS:+--gpus "$GPUS"} -v "$TEST_DIR:/opt/ml" "$image" train &
 container=$!
 status=0
 wait "$container" || status=$?

@@ -297,10 +297,11 @@ class TestContainer:
             tree / "local_test/train.sh", "shop/tandem:1", TEST_DIR=str(test_dir), GPUS=None, **docker.env
         )
         assert done.returncode == 0, done.stderr
+        settings = ["--env-file", f"{tree}/local_test/settings.env"]
         mount = ["-v", f"{test_dir}:/opt/ml"]
         chown = ["-R", "--reference=/opt/ml", "/opt/ml/model", "/opt/ml/output"]
         assert docker.calls() == [
-            ["run", "--rm", *mount, "shop/tandem:1", "train"],
+            ["run", "--rm", *settings, *mount, "shop/tandem:1", "train"],
             ["run", "--rm", *mount, "--entrypoint", "chown", "shop/tandem:1", *chown],
         ]
 
@@ -310,14 +311,17 @@ class TestContainer:
         done = run(tree / "local_test/serve.sh", "shop/tandem:1", **env)
         assert done.returncode == 0, done.stderr
         mount = ["-v", f"{test_dir}/model:/opt/ml/model:ro"]
-        assert docker.calls() == [["run", "--rm", *mount, "-p", "8123:8080", "shop/tandem:1", "serve"]]
+        settings = ["--env-file", f"{tree}/local_test/settings.env"]
+        assert docker.calls() == [
+            ["run", "--rm", *settings, *mount, "-p", "8123:8080", "shop/tandem:1", "serve"]
+        ]
 
     @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
     def test_gpus(self, tree, test_dir, docker, script):
         """GPUS goes to docker as one word, however it is written."""
         gpus = '"device=0,1"'
         run(tree / "local_test" / script, "image", TEST_DIR=str(test_dir), GPUS=gpus, **docker.env)
-        assert docker.calls()[0][:4] == ["run", "--rm", "--gpus", gpus]
+        assert docker.calls()[0][4:6] == ["--gpus", gpus]
 
     @pytest.mark.parametrize(("script", "calls"), [("train.sh", 2), ("serve.sh", 1)])
     def test_a_failure_is_passed_on(self, tree, test_dir, docker, script, calls):

@@ -2,6 +2,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from tandem.errors import UserError
 from tandem.settings import Settings, describe, render_settings
@@ -76,3 +77,10 @@ def test_help_names_every_variable():
 def test_the_body_limit_follows_the_mode(environ, limit):
     """Real-time, batch transform (in both of its spellings), and asynchronous inference."""
     assert Settings.load(environ).max_payload_mb == limit
+
+
+def test_local_containers_get_every_setting_but_the_place_and_the_port():
+    """`local_test/train.sh IMAGE` mounts its folder at /opt/ml, and serve.sh publishes the port."""
+    known = {name for variables, _, _ in describe() for name in variables.split(" or ")}
+    listed = (ROOT / "local_test" / "settings.env").read_text().splitlines()[1:]
+    assert set(listed) == known - {"SAGEMAKER_BASE_DIR", "SAGEMAKER_BIND_TO_PORT", "CUDA_VISIBLE_DEVICES"}
