@@ -2,8 +2,8 @@ import logging
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+from conftest import ROOT
 from tandem.errors import UserError
 from tandem.settings import Settings, describe, render_settings
 
