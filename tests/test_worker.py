@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import resource
 import socket
 import struct
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -153,3 +155,22 @@ def test_clients_that_hang_up_in_any_way_leave_nothing_behind(live_server, conne
         client.close()
     assert server.invoke(b"[1]")[0] == 200
     assert "Traceback" not in server.log
+
+
+def test_without_a_free_descriptor_it_goes_on_with_the_connections_it_has(live_server, connect):
+    server = live_server("echo")
+    body = b"[1]"
+    request = render(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+    kept = connect(server)
+    kept.sendall(request)
+    assert read_answer(kept)[0] == 200
+    (worker,) = server.list_processes()[1:]
+    used = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (used + 2, 4096))
+    others = [connect(server) for _ in range(6)]
+    kept.sendall(request)
+    assert read_answer(kept)[0] == 200
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (4096, 4096))
+    others[-1].sendall(request)
+    assert read_answer(others[-1])[0] == 200
+    assert server.list_processes()[1:] == [worker]

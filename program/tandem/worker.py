@@ -87,7 +87,7 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection; it is idle, like one kept alive, until its first bytes come."""
-        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+        with contextlib.suppress(OSError):  # another process took it, it is gone, or no descriptor is free
             client, address = listener.accept()
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 client.setsockopt(socket.SOL_SOCKET, option, _REQUEST_TIMEVAL)
@@ -102,7 +102,9 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]
         super().set_accept_enabled(enabled and self.app.is_open())
         if not enabled and not self.alive:
             for listener in self.sockets:
-                while select.select([listener], [], [], 0)[0]:
+                for _ in range(self.cfg.backlog):
+                    if not select.select([listener], [], [], 0)[0]:
+                        break
                     self.accept(listener)
 
     def on_client_socket_readable(self, connection: Connection, client: socket.socket) -> None:
