@@ -192,8 +192,8 @@ def report(answers: Sequence[Answer], seconds: Mapping[str, float], log: Path) -
         print(f"    {line}")
     right = len(answers) - len(wrong)
     print(f"\n  accuracy  {right / len(answers):.3f}: {right} right of {len(answers)} it was not trained on")
-    for backend in re.findall(r"backend (\w+: .*)", read_log(log)):
-        print(f"  backend   {backend}")
+    if backend := re.search(r"backend (\w+: .*)", read_log(log)):  # each process says it
+        print(f"  backend   {backend[1]}")
     print("  seconds   " + "   ".join(f"{stage} {taken:.1f}" for stage, taken in seconds.items()), flush=True)
     return right / len(answers)
 
