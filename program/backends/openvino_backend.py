@@ -106,10 +106,26 @@ def export(model: Any, shape: tuple[int, ...], path: Path) -> None:
         input_signature=[tf.TensorSpec((None, *shape), tf.float32)],
         autograph=False,
     )
-    with _logging_kept():
+    with _logging_kept(), _version_told(tf.__version__):
         converted = openvino.convert_model(traced.get_concrete_function())
     path.parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(converted, path, compress_to_fp16=False)
+
+
+@contextmanager
+def _version_told(version: str) -> Iterator[None]:
+    """Tell the converter TensorFlow's version, as it fails to find it on Python 3.13.
+
+    There `exec` no longer sees the names of an earlier `exec` (PEP 667), and OpenVINO 2026.4 deletes one.
+    """
+    from openvino.frontend.tensorflow import utils
+
+    asked = utils.get_environment_setup
+    utils.get_environment_setup = lambda _framework: {"tensorflow": version}
+    try:
+        yield
+    finally:
+        utils.get_environment_setup = asked
 
 
 @contextmanager
