@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from backends import openvino_backend, tensorflow_backend
-from backends.bundle import read_golden, read_manifest, write_bundle
-from backends.manifest import sha256
+from backends.bundle import read_golden, write_bundle
+from backends.manifest import read_manifest, sha256
 from backends.selection import load_engine
 from tandem.devices import Decision, Gpu
 from tandem.errors import ModelError, UserError

@@ -7,8 +7,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from backends.bundle import largest_difference, read_golden, read_manifest, verify, write_bundle
-from backends.manifest import Manifest, sha256
+from backends.bundle import largest_difference, read_golden, write_bundle
+from backends.manifest import Manifest, read_manifest, sha256, verify
 from tandem.devices import Decision
 from tandem.errors import UserError
 

@@ -16,21 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backends import openvino_backend, tensorflow_backend
-from backends.manifest import (
-    GOLDEN,
-    MANIFEST,
-    MODEL,
-    OPENVINO_MODEL,
-    TOLERANCE,
-    Manifest,
-    read_manifest,
-    sha256,
-    verify,
-)
+from backends.manifest import GOLDEN, MANIFEST, MODEL, OPENVINO_MODEL, TOLERANCE, Manifest, sha256
 from tandem.devices import Decision
 from tandem.errors import UserError
-
-__all__ = ["Manifest", "largest_difference", "read_golden", "read_manifest", "verify", "write_bundle"]
 
 logger = logging.getLogger(__name__)
 
