@@ -11,6 +11,7 @@ import numpy as np
 
 from algorithms import image_classifier
 from tandem import hyperparameters
+from tandem.channels import Channel
 from tandem.devices import Decision
 from tandem.job import TrainingJob
 
@@ -39,7 +40,12 @@ def make_job(root: Path, folders: dict[str, Path], **parameters) -> TrainingJob:
     typed = hyperparameters.convert(
         {name: str(value) for name, value in chosen.items()}, image_classifier.Hyperparameters
     )
-    return TrainingJob(base_dir=root, channels=folders, hyperparameters=typed, decision=CPU)
+    return TrainingJob(base_dir=root, channels=make_channels(folders), hyperparameters=typed, decision=CPU)
+
+
+def make_channels(folders) -> dict[str, Channel]:
+    """Give File channels of these folders."""
+    return {name: Channel(name, folder) for name, folder in folders.items()}
 
 
 def read_epochs(caplog) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from algorithms import image_classifier
 from algorithms.image_classifier import data, training
-from painted import make_job, write_pictures
+from painted import make_channels, make_job, write_pictures
 from tandem.errors import UserError
 
 # TensorFlow's tensors do not know NumPy 2's `copy`; Keras's saving asks for it.
@@ -81,7 +81,7 @@ def test_validation_labels_that_training_lacks_are_named(tmp_path):
         "validation": write_pictures(tmp_path / "held", labels=["red", "blue"]),
     }
     with pytest.raises(UserError, match="blue"):
-        data.list_pictures(folders, 0.2, 0)
+        data.list_pictures(make_channels(folders), 0.2, 0)
 
 
 def test_with_a_validation_channel_nothing_is_held_out(tmp_path):
@@ -90,7 +90,7 @@ def test_with_a_validation_channel_nothing_is_held_out(tmp_path):
         "training": write_pictures(tmp_path / "in"),
         "validation": write_pictures(tmp_path / "held", labels=["red"], count=3, first=50),
     }
-    listed = data.list_pictures(folders, 0.2, 0)
+    listed = data.list_pictures(make_channels(folders), 0.2, 0)
     assert (len(listed.training), len(listed.validation)) == (36, 3)
 
 
@@ -113,7 +113,7 @@ def test_the_split_takes_its_share_of_every_class_and_leaves_each_some_training(
 
 def test_each_pass_has_another_order_and_the_same_for_the_same_seed(tmp_path):
     """Nothing but the seed decides the order in which pictures come."""
-    listed = data.list_pictures({"training": write_pictures(tmp_path / "in")}, 0.2, 0)
+    listed = data.list_pictures(make_channels({"training": write_pictures(tmp_path / "in")}), 0.2, 0)
     spec = training.describe_preprocessing(8, "RGB")
 
     def passes() -> list[list[int]]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from algorithms.image_classifier import networks, training
+from painted import make_channels
 from tandem.errors import UserError
 
 # TensorFlow's tensors do not know NumPy 2's `copy`; Keras's saving asks for it.
@@ -88,11 +89,11 @@ def test_the_pretrained_channel_and_its_hyperparameter_go_together(tmp_path):
     (tmp_path / "start.keras").touch()
     folders = {"pretrained": tmp_path}
     assert training.find_pretrained({}, "random") is None
-    assert training.find_pretrained(folders, "start.keras") == tmp_path / "start.keras"
+    assert training.find_pretrained(make_channels(folders), "start.keras") == tmp_path / "start.keras"
     for given_folders, name, said in [
         ({}, "start.keras", "no channel pretrained"),
         (folders, "random", "weights is 'random'"),
         (folders, "../start.keras", "has: start.keras"),
     ]:
         with pytest.raises(UserError, match=said):
-            training.find_pretrained(given_folders, name)
+            training.find_pretrained(make_channels(given_folders), name)

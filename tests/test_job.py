@@ -1,5 +1,6 @@
 import pytest
 
+from tandem.channels import Channel
 from tandem.errors import UserError
 from tandem.job import TrainingJob
 
@@ -11,7 +12,8 @@ def test_paths_channels_and_hosts_come_from_the_tree(opt_ml):
         resourceconfig={"current_host": "algo-2", "hosts": ["algo-1", "algo-2"], "topology": None},
     )
     job = TrainingJob.load(root)
-    assert job.channels == {name: root / "input/data" / name for name in ("training", "validation")}
+    names = ("training", "validation")
+    assert job.channels == {name: Channel(name, root / "input/data" / name) for name in names}
     assert job.hyperparameters == {"epochs": "3"}
     assert (job.rank, job.model_dir, job.output_dir) == (1, root / "model", root / "output")
 
@@ -58,3 +60,55 @@ def test_a_byte_order_mark_is_no_fault(opt_ml):
     root = opt_ml()
     (root / "input/config/hyperparameters.json").write_text('{"epochs": "3"}', encoding="utf-8-sig")
     assert TrainingJob.load(root).hyperparameters == {"epochs": "3"}
+
+
+def test_a_channel_is_what_its_entry_says(opt_ml):
+    """Input mode, content type without its parameters, wrapper and distribution, or their defaults."""
+    entry = {
+        "TrainingInputMode": "Pipe",
+        "ContentType": "Application/X-RecordIO; charset=utf-8",
+        "RecordWrapperType": "RecordIO",
+        "S3DistributionType": "ShardedByS3Key",
+    }
+    root = opt_ml(inputdataconfig={"training": entry, "validation": {}})
+    data = root / "input/data"
+    assert TrainingJob.load(root).channels == {
+        "training": Channel(
+            "training", data / "training", "Pipe", "application/x-recordio", "RecordIO", sharded=True
+        ),
+        "validation": Channel("validation", data / "validation"),
+    }
+
+
+def test_an_unknown_input_mode_is_refused(opt_ml):
+    root = opt_ml(inputdataconfig={"training": {"TrainingInputMode": "Tape"}})
+    with pytest.raises(UserError, match=r"'training'.*'Tape'.*File, FastFile or Pipe"):
+        TrainingJob.load(root)
+
+
+def test_checkpoints_go_where_the_platform_mirrors_them_or_nowhere(opt_ml):
+    """The folder is there, or checkpointconfig.json names one; without either a job keeps none."""
+    root = opt_ml()
+    assert TrainingJob.load(root).checkpoint_dir is None
+    (root / "checkpoints").mkdir()
+    assert TrainingJob.load(root).checkpoint_dir == root / "checkpoints"
+    config = root / "input/config/checkpointconfig.json"
+    config.write_text('{"LocalPath": "/opt/ml/saved/"}')
+    assert TrainingJob.load(root).checkpoint_dir == root / "saved"
+    config.write_text('{"LocalPath": "/mnt/saved"}')
+    assert str(TrainingJob.load(root).checkpoint_dir) == "/mnt/saved"
+
+
+def test_a_job_that_asked_for_checkpoints_has_a_place_for_them(opt_ml):
+    """Though nobody has made the folder yet, and whatever form the platform's file has."""
+    root = opt_ml(checkpointconfig={"S3Uri": "s3://bucket/prefix"})
+    assert TrainingJob.load(root).checkpoint_dir == root / "checkpoints"
+
+
+@pytest.mark.parametrize("place", ["/opt/ml/model", "/opt/ml/model/", "/opt/ml/checkpoints/../model/saved"])
+def test_checkpoints_inside_the_model_are_refused(opt_ml, place):
+    root = opt_ml(checkpointconfig={"LocalPath": place})
+    with pytest.raises(
+        UserError, match=r"checkpointconfig.json: LocalPath.*inside model/.*/opt/ml/checkpoints"
+    ):
+        TrainingJob.load(root)

@@ -3,14 +3,61 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tandem.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 SHOWN = 5  # names in a message
+
+#: How the platform may give a channel: copied, mounted for streaming, or as a FIFO an epoch.
+INPUT_MODES = ("File", "FastFile", "Pipe")
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One input channel as inputdataconfig.json describes it.
+
+    `directory` holds the files of a File or FastFile channel; a Pipe channel has a FIFO an epoch beside it,
+    `<directory>_<epoch>`. `sharded`: this host has only its part of the objects (ShardedByS3Key).
+    """
+
+    name: str
+    directory: Path
+    input_mode: str = "File"
+    content_type: str = ""
+    record_wrapper: str = "None"
+    sharded: bool = False
+
+    @property
+    def is_pipe(self) -> bool:
+        """Whether the data comes through FIFOs, of which no folder shows anything beforehand."""
+        return self.input_mode == "Pipe"
+
+    @classmethod
+    def from_config(cls, name: str, directory: Path, config: Mapping[str, Any]) -> "Channel":
+        """Read one entry of inputdataconfig.json; what it leaves out has SageMaker's default.
+
+        Raises `UserError` for an input mode that SageMaker does not have.
+        """
+        mode = str(config.get("TrainingInputMode") or "File")
+        if mode not in INPUT_MODES:
+            raise UserError(
+                f"inputdataconfig.json: channel '{name}' has TrainingInputMode {mode!r:.40}; expected "
+                f"{_listed(INPUT_MODES, 'or')}"
+            )
+        return cls(
+            name,
+            directory,
+            mode,
+            str(config.get("ContentType") or "").split(";")[0].strip().lower(),
+            str(config.get("RecordWrapperType") or "None"),
+            config.get("S3DistributionType") == "ShardedByS3Key",
+        )
 
 
 def labelled_files(

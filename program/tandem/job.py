@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tandem.channels import Channel
 from tandem.devices import Decision
 from tandem.errors import UserError
 
@@ -20,12 +21,17 @@ class TrainingJob:
     base_dir: Path
     #: the platform's name for the job; a plain process has none
     name: str = ""
-    #: name → directory of each input channel
-    channels: Mapping[str, Path] = field(default_factory=dict)
+    channels: Mapping[str, Channel] = field(default_factory=dict)
     #: the strings of hyperparameters.json until the algorithm's declaration has typed them
     hyperparameters: Any = field(default_factory=dict)
     hosts: tuple[str, ...] = ("algo-1",)
     current_host: str = "algo-1"
+    #: the interface between the hosts as resourceconfig.json names it; it need not exist
+    network_interface: str = ""
+    #: where checkpoints go; None where the job keeps none
+    checkpoint_dir: Path | None = None
+    #: where TensorBoard's event files go
+    tensorboard_dir: Path | None = None
     decision: Decision = field(default_factory=lambda: Decision(device="cpu", reason="not asked yet"))
     #: set when the platform wants the job to end: finish the step, save, return
     stop: threading.Event = field(default_factory=threading.Event)
@@ -63,6 +69,9 @@ class TrainingJob:
             )
         return cls(
             base_dir=base_dir,
+            network_interface=str(resources.get("network_interface_name") or ""),
+            checkpoint_dir=_find_mirrored(base_dir, "checkpointconfig.json", "checkpoints"),
+            tensorboard_dir=_find_mirrored(base_dir, "tensorboardoutputconfig.json", "output/tensorboard"),
             channels=_find_channels(
                 base_dir / "input" / "data", _read_object(config / "inputdataconfig.json")
             ),
@@ -87,10 +96,32 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _find_channels(data: Path, configured: Mapping[str, Any]) -> dict[str, Path]:
+def _find_mirrored(base_dir: Path, config: str, usual: str) -> Path | None:
+    """Find the folder that the platform keeps copying to S3: the one its config names, else the usual one.
+
+    None where neither is there: the job did not ask for it. A path below /opt/ml counts from `base_dir`.
+    Raises `UserError` for a folder inside model/, whose content would be uploaded as the model.
+    """
+    configured = _read_object(base_dir / "input" / "config" / config)
+    if not configured and not (base_dir / usual).is_dir():
+        return None
+    named = Path(str(configured.get("LocalPath") or usual))
+    path = base_dir / (named.relative_to("/opt/ml") if named.is_relative_to("/opt/ml") else named)
+    if path.resolve().is_relative_to((base_dir / "model").resolve()):
+        raise UserError(
+            f"{config}: LocalPath is {str(named)!r}, inside model/, which is uploaded as the model; expected "
+            f"a folder of its own, such as /opt/ml/{usual}."
+        )
+    return path
+
+
+def _find_channels(data: Path, configured: Mapping[str, Any]) -> dict[str, Channel]:
     """Give the channels that inputdataconfig.json lists, and without that file the folders that are there."""
     if configured:
-        return {name: data / name for name in configured}
+        return {
+            name: Channel.from_config(name, data / name, entry if isinstance(entry, dict) else {})
+            for name, entry in configured.items()
+        }
     if not data.is_dir():
         return {}
-    return {entry.name: entry for entry in sorted(data.iterdir()) if entry.is_dir()}
+    return {entry.name: Channel(entry.name, entry) for entry in sorted(data.iterdir()) if entry.is_dir()}

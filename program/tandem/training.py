@@ -7,7 +7,6 @@ import os
 import signal
 import tempfile
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +14,15 @@ from types import FrameType
 
 from tandem import hyperparameters
 from tandem.algorithm import Algorithm, find_program, load_algorithm
+from tandem.channels import Channel
 from tandem.devices import Decision
 from tandem.errors import TandemError, UserError
+from tandem.failures import describe_failure, write_failure
 from tandem.job import TrainingJob
 from tandem.logs import configure_logging
 from tandem.settings import Settings, find_base_dir, render_settings
 
 logger = logging.getLogger(__name__)
-
-#: The platform shows this many characters of output/failure.
-FAILURE_CHARACTERS = 1024
 
 ChooseDevice = Callable[[str, str | None], Decision]
 
@@ -35,14 +33,11 @@ def main(arguments: Sequence[str], choose_device: ChooseDevice) -> int:
     `choose_device(wanted, visible)` decides where to compute without importing a framework.
     """
     configure_logging(logging.INFO)
-    output_dir = find_base_dir(os.environ) / "output"
-    wants_help = bool({"-h", "--help"} & set(arguments))
+    base_dir = find_base_dir(os.environ)
     try:
-        if not wants_help:
-            (output_dir / "failure").unlink(missing_ok=True)  # an earlier job's, in a local tree
         settings = Settings.load(os.environ)
         configure_logging(settings.log_level)
-        if wants_help:
+        if {"-h", "--help"} & set(arguments):
             print(_render_help(settings))  # noqa: T201  # asked for at a terminal
             return 0
         if arguments:
@@ -52,9 +47,9 @@ def main(arguments: Sequence[str], choose_device: ChooseDevice) -> int:
             )
         _train(settings, choose_device)
     except Exception as error:  # noqa: BLE001  # the rim: whatever it was, the platform gets its cause
-        failure = describe_failure(error)
+        failure = describe_failure(error, base_dir)
         logger.error("training failed: %s", failure)  # noqa: TRY400
-        write_failure(output_dir, failure)
+        write_failure(base_dir / "output", failure)
         return 1
     return 0
 
@@ -101,7 +96,7 @@ def _find_algorithm(settings: Settings, job: TrainingJob) -> Algorithm:
         decode(str(job.hyperparameters.get("sagemaker_submit_directory", settings.submit_directory)))
     )
     folders = [Path(submitted)] if submitted else []
-    folders += [job.channels["code"]] if "code" in job.channels else []
+    folders += [job.channels["code"].directory] if "code" in job.channels else []
     program = find_program(name, [*folders, job.base_dir / "code"])
     return load_algorithm(settings.algorithm, program)
 
@@ -111,7 +106,7 @@ def check_channels(algorithm: Algorithm, job: TrainingJob) -> None:
     missing = [
         name
         for name, declared in algorithm.channels.items()
-        if declared.get("required") and not job.channels.get(name, Path("/nowhere")).is_dir()
+        if declared.get("required") and not _is_there(job.channels.get(name))
     ]
     if missing:
         found = ", ".join(sorted(job.channels)) or "none"
@@ -119,6 +114,11 @@ def check_channels(algorithm: Algorithm, job: TrainingJob) -> None:
             f"the channel {missing[0]!r} is missing: expected the folder "
             f"{job.base_dir / 'input' / 'data' / missing[0]}; channels of this job: {found}."
         )
+
+
+def _is_there(channel: Channel | None) -> bool:
+    """Whether a channel has data, as far as can be told: a Pipe's first FIFO may appear later."""
+    return channel is not None and (channel.is_pipe or channel.directory.is_dir())
 
 
 def check_writable(folder: Path) -> None:
@@ -143,23 +143,3 @@ def _stop_on_signal(stop: threading.Event) -> None:
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
-
-
-def describe_failure(error: Exception) -> str:
-    """Put the cause first; only where nobody wrote a sentence for it, the end of the trace follows."""
-    if isinstance(error, TandemError):
-        return str(error)[:FAILURE_CHARACTERS]
-    cause = f"{type(error).__name__}: {error}"[: FAILURE_CHARACTERS // 2]
-    trace = "".join(traceback.format_exception(error))
-    room = FAILURE_CHARACTERS - len(cause) - len("\n…")
-    return f"{cause}\n…{trace[-room:]}"
-
-
-def write_failure(output_dir: Path, text: str) -> None:
-    """Write `output/failure`, once: the first failure is the cause of all later ones."""
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with (output_dir / "failure").open("x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-    except OSError as error:
-        logger.error("the failure could not be written to %s: %s", output_dir, error)  # noqa: TRY400

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tandem import channels, images
+from tandem.channels import Channel
 from tandem.errors import UserError
 from tandem.images import Preprocessing
 
@@ -38,19 +39,21 @@ class Pictures:
     validation: Sequence[tuple[Path, int]]
 
 
-def list_pictures(folders: Mapping[str, Path], validation_share: float, seed: int) -> Pictures:
+def list_pictures(folders: Mapping[str, Channel], validation_share: float, seed: int) -> Pictures:
     """List the channel `training`, and `validation` or else a share of every class held out of `training`.
 
     The same pictures are held out for the same files and seed. Raises `UserError` where there is nothing to
     learn or to validate.
     """
-    found = channels.labelled_files(folders["training"], images.SUFFIXES, "training")
+    found = channels.labelled_files(folders["training"].directory, images.SUFFIXES, "training")
     labels = tuple(sorted({label for _, label in found}))
     place = {label: index for index, label in enumerate(labels)}
     if "validation" not in folders:
         training, validation = _split([(path, place[label]) for path, label in found], validation_share, seed)
         return Pictures(labels, training, validation)
-    held = channels.labelled_files(folders["validation"], images.SUFFIXES, "validation", minimum_classes=1)
+    held = channels.labelled_files(
+        folders["validation"].directory, images.SUFFIXES, "validation", minimum_classes=1
+    )
     strange = sorted({label for _, label in held} - set(labels))
     if strange:
         raise UserError(

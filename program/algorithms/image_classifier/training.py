@@ -11,6 +11,7 @@ from pathlib import Path
 
 from algorithms.image_classifier import data, fitting, networks
 from backends import bundle, tensorflow_backend
+from tandem.channels import Channel
 from tandem.errors import UserError
 from tandem.images import Preprocessing
 from tandem.job import TrainingJob
@@ -90,12 +91,12 @@ def describe_preprocessing(size: int, color: str) -> Preprocessing:
     )
 
 
-def find_pretrained(channels: Mapping[str, Path], weights: str) -> Path | None:
+def find_pretrained(channels: Mapping[str, Channel], weights: str) -> Path | None:
     """Find the file `weights` in the channel `pretrained`; None for random weights.
 
     Raises `UserError` where only one of the two was given, or the file is not there.
     """
-    folder = channels.get("pretrained")
+    folder = channels["pretrained"].directory if "pretrained" in channels else None
     found = (
         sorted(path.name for path in folder.iterdir() if path.is_file()) if folder and folder.is_dir() else []
     )
