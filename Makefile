@@ -1,5 +1,5 @@
 # What one does with this tree; `make help` lists it.
-.PHONY: help environment sample-data demo test fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench bench-images
+.PHONY: help environment sample-data demo test fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench faults soak variants plan bench-images bench-train bench-interruption bench-hosts
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ EXECUTABLES = $(wildcard program/train program/serve)
 CACHES := .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 environment: $(VENV)/installed ## everything needed, into .venv (PYTHON= another interpreter, 3.10 to 3.13)
 
@@ -110,8 +110,29 @@ $(VENV)/%/installed: $(REQUIREMENTS)/%.txt | environment
 bench: $(VENV)/naive/installed $(VENV)/bench/installed ## serving measured: the limit, the tutorials' stack and ours (BENCH_ARGS=--help)
 	$(VENV)/bin/python -m bench $(BENCH_ARGS)
 
+faults: environment ## harm a server under load in two dozen ways: what is lost, what health says (FAULTS_ARGS=--help)
+	PYTHONPATH=program $(VENV)/bin/python -m bench.faults $(FAULTS_ARGS)
+
+soak: environment ## ten minutes at the saturation point: memory, and every answer (SECONDS=600)
+	PYTHONPATH=program $(VENV)/bin/python -m bench.soak --seconds $(or $(SECONDS),600) $(SOAK_ARGS)
+
+variants: environment ## our server on 1, 2, 4 … cores (OF=cores), or with and without nginx (OF=nginx), by turns
+	PYTHONPATH=program $(VENV)/bin/python -m bench.variants $(or $(OF),cores) $(VARIANTS_ARGS)
+
+plan: environment ## what would be started on machines of many kinds
+	PYTHONPATH=program $(VENV)/bin/python -m bench.plan
+
 bench-images: environment ## size, build and start times, and memory of all images, as a table; takes a while
 	$(VENV)/bin/python bench/images.py $(BENCH_ARGS)
+
+bench-train: environment ## training measured: our pictures against tensors in memory and against Keras's own, and the memory (BENCH_ARGS=--help)
+	$(VENV)/bin/python -m bench.training $(BENCH_ARGS)
+
+bench-interruption: sample-data ## train, killed at random steps and resumed, against a training left alone; a table (BENCH_ARGS=--help)
+	$(VENV)/bin/python -m bench.interruption $(BENCH_ARGS)
+
+bench-hosts: sample-data ## train on 1, 2 and 3 hosts: equal curves, pictures a second, lost hosts; wants root (BENCH_ARGS=--help)
+	$(VENV)/bin/python -m bench.hosts $(BENCH_ARGS)
 
 clean: ## remove .venv, caches, the trained model, its output and the sample data; your own pictures stay
 	rm -rf $(VENV) $(CACHES) local_test/test_dir/model local_test/test_dir/output

@@ -25,6 +25,8 @@ CALLERS = (1, 4, 16, 64)
 #: Our contenders: their name, and the settings that make them. The precision is the name's last word.
 OURS = {
     "openvino f32": {"BACKEND": "openvino"},
+    "openvino bf16": {"BACKEND": "openvino", "PRECISION": "bfloat16"},
+    "openvino int8": {"BACKEND": "openvino", "PRECISION": "int8"},
     "tensorflow f32": {"BACKEND": "tensorflow"},
 }
 #: A workload without a network has one contender of ours.

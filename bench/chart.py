@@ -16,7 +16,7 @@ OTHERS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Draw a row of two charts a workload: requests a second, and how long callers wait."""
-    import matplotlib as mpl  # type: ignore[import-not-found]
+    import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
@@ -24,10 +24,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     mpl.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     found = {record["workload"] for record in results["records"]}
     workloads = [name for name in results["titles"] if name in found]
-    figure, axes = plt.subplots(
-        len(workloads), 2, figsize=(11, 4.3 * len(workloads)), squeeze=False, layout="constrained"
-    )
-    figure.get_layout_engine().set(hspace=0.08, wspace=0.05)
+    figure, axes = plt.subplots(len(workloads), 2, figsize=(11, 4.3 * len(workloads)), squeeze=False)
+    figure.set_layout_engine("constrained", hspace=0.08, wspace=0.05)
     for (rates, waits), workload in zip(axes, workloads, strict=True):
         records = [record for record in results["records"] if record["workload"] == workload]
         _draw_rates(rates, records)

@@ -78,25 +78,25 @@ class Server:
         self.contender = contender
         self.workload = workload
         self.ready_seconds = 0.0
-        self._port = _find_free_port()
-        self._run = Path(tempfile.mkdtemp(prefix="bench-"))
+        self.port = _find_free_port()
+        self.run = Path(tempfile.mkdtemp(prefix="bench-"))
         self._body = workload.read_body(samples)
-        self._log = logs / f"{workload.name}-{contender.name.replace(', ', '-').replace(' ', '-')}.log"
+        self.log = logs / f"{workload.name}-{contender.name.replace(', ', '-').replace(' ', '-')}.log"
         root = samples / workload.name
-        places = {"port": self._port, "root": root, "model": root / "model", "run": self._run}
+        places = {"port": self.port, "root": root, "model": root / "model", "run": self.run}
         places["algorithm"] = workload.algorithm
         values = {name: text.format(**places) for name, text in contender.environment.items()}
-        self._environment = {**os.environ, "HOME": str(self._run), **values}
-        self._request = self._run / "request"
+        self._environment = {**os.environ, "HOME": str(self.run), **values}
+        self._request = self.run / "request"
         self._request.write_bytes(
-            f"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nAccept: application/json\r\n"
+            f"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nAccept: application/json\r\n"
             f"Content-Type: {workload.content_type}\r\nContent-Length: {len(self._body)}\r\n\r\n".encode()
             + self._body
         )
 
     def __enter__(self) -> Server:  # noqa: PYI034  # Self came with Python 3.11
         """Start, and wait for /ping to answer 200."""
-        with self._log.open("wb") as log:
+        with self.log.open("wb") as log:
             started = time.monotonic()
             self._process = subprocess.Popen(
                 self.contender.command,
@@ -109,7 +109,7 @@ class Server:
         try:
             while self._ask_ping() != 200:
                 if self._process.poll() is not None or time.monotonic() > started + START_SECONDS:
-                    raise BenchError(f"{self.contender.name} did not become ready; see {self._log}")
+                    raise BenchError(f"{self.contender.name} did not become ready; see {self.log}")
                 time.sleep(POLL_SECONDS)
         except BaseException:
             self._stop()
@@ -123,9 +123,25 @@ class Server:
         """Stop it, with force if it takes too long."""
         self._stop()
 
+    @property
+    def pid(self) -> int:
+        """The process that was started; its children are named by `/proc`."""
+        return self._process.pid
+
+    def signal(self, number: int) -> None:
+        """Send the process that was started a signal."""
+        self._process.send_signal(number)
+
+    def wait(self, seconds: float) -> int | None:
+        """Give the exit status, negative for a signal; None while it runs after `seconds`."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
     def ask(self) -> Any:
         """Give one answer's document; raises `BenchError` for anything but 200."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ANSWER_SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
         with contextlib.closing(connection):
             headers = {"Content-Type": self.workload.content_type, "Accept": "application/json"}
             connection.request("POST", "/invocations", self._body, headers)
@@ -138,7 +154,7 @@ class Server:
     def load(self, callers: int, seconds: float, warm_up: float) -> dict[str, Any]:
         """Load it, and give the generator's report with the process tree's CPU seconds and memory."""
         plan = {
-            "port": self._port,
+            "port": self.port,
             "request": str(self._request),
             "callers": callers,
             "seconds": seconds,
@@ -157,7 +173,7 @@ class Server:
         return {**report, "cpu": cpu, "pss": after.pss, "rss": after.rss}
 
     def _ask_ping(self) -> int | None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=START_SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_SECONDS)
         with contextlib.closing(connection):
             try:
                 connection.request("GET", "/ping")
@@ -174,7 +190,7 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(STOP_SECONDS)
-        shutil.rmtree(self._run, ignore_errors=True)
+        shutil.rmtree(self.run, ignore_errors=True)
 
 
 def _find_free_port() -> int:

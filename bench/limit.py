@@ -21,7 +21,11 @@ import numpy as np
 #: Threads to try; each decodes and infers on its own, with as many streams as there are threads and cores.
 THREADS = (1, 2, 3, 4)
 #: Precision → the model's file and OpenVINO's hint.
-PRECISIONS = {"f32": ("openvino/model.xml", "f32"), "bf16": ("openvino/model.xml", "bf16")}
+PRECISIONS = {
+    "f32": ("openvino/model.xml", "f32"),
+    "bf16": ("openvino/model.xml", "bf16"),
+    "int8": ("openvino/int8/model.xml", "f32"),
+}
 
 
 class Limit:

@@ -14,16 +14,20 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU seconds so far, with ended children; resident MB, shared pages divided (PSS) or not (RSS)."""
+    """CPU seconds so far, with ended children; resident MB, shared pages divided (PSS) or not (RSS).
+
+    `own` is the part of PSS that is no file's: what libraries take does not change with who else has them.
+    """
 
     cpu: float
     pss: float
     rss: float
+    own: float
 
 
 def measure_tree(root: int) -> Usage:
     """Add up what `root` and its descendants have used; a process that has just ended counts nothing."""
-    cpu = pss = rss = 0.0
+    cpu = pss = rss = own = 0.0
     for pid in list_tree(root):
         with suppress(OSError):
             # user, system, and both of the children waited for
@@ -31,7 +35,8 @@ def measure_tree(root: int) -> Usage:
             memory = _read_memory(PROC / str(pid))
             pss += memory.get("Pss", 0) / 1024
             rss += memory.get("Rss", 0) / 1024
-    return Usage(cpu, pss, rss)
+            own += (memory.get("Pss_Anon", 0) + memory.get("Pss_Shmem", 0)) / 1024
+    return Usage(cpu, pss, rss, own)
 
 
 def list_tree(root: int) -> list[int]:

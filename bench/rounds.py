@@ -14,13 +14,14 @@ from typing import Any
 
 from bench.contenders import BenchError, Contender, Server
 from bench.figures import Record, make_record
-from bench.limit import THREADS
+from bench.limit import PRECISIONS, THREADS
 from bench.samples import ROOT, Workload
 
 LIMIT = Path(__file__).resolve().with_name("limit.py")
 WARM_UP = 0.4
 #: The first load after a start, which is not counted: every worker has loaded and traced its model then.
 START_SECONDS = 2.0
+REDUCED = PRECISIONS.keys() - {"f32"}
 
 MeasureLimit = Callable[[int, float], Record]
 
@@ -90,11 +91,12 @@ class Bench:
 
 
 def compare_answers(answers: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Give each one's largest difference from the first; infinite where another label is best.
+    """Give each one's largest difference from the first at f32; infinite where another label is best.
 
     Beyond the best label only those that both list are compared: the last of ten may differ by a hair.
     """
-    first = next(iter(answers.values()))
+    first = next((answers[name] for name in answers if name.split()[-1] not in REDUCED), {})
+    first = first or next(iter(answers.values()))
     differences = {}
     for name, answer in answers.items():
         same = next(iter(answer)) == next(iter(first))

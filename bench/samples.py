@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
 CLASSES = 1000
 GOLDEN = 32
+#: Rows that int8 is calibrated on, none of them golden.
+CALIBRATION = 200
 FEATURES = 30
 #: Random networks answer nearly the same for all labels; this spread of logits makes answers worth comparing.
 LOGITS = 2.0
@@ -107,14 +109,17 @@ def write_samples(folder: Path) -> None:
     (folder / "picture" / "flower.jpg").write_bytes((photographs / "flower.jpg").read_bytes())
     spec = Preprocessing(height=224, width=224)
     whole = [images.decode((photographs / name).read_bytes()) for name in ("flower.jpg", "china.jpg")]
-    crops = [picture[top : top + 224, left : left + 224] for picture in whole for top, left in _places(224)]
-    rows = np.stack([images.preprocess(np.ascontiguousarray(crop), spec) for crop in crops[:GOLDEN]])
+    views = [(picture, 224, *place) for picture in whole for place in _places(224)][:GOLDEN]
+    views += [(picture, *view) for picture in whole for view in _other_views()]
+    crops = [picture[top : top + size, left : left + size] for picture, size, top, left in views]
+    rows = np.stack([images.preprocess(np.ascontiguousarray(crop), spec) for crop in crops])
     _write_classifier(folder / "picture" / "model", "MobileNetV2", spec, rows, CLASSES)
 
     grey = (load_digits().images * 255 / 16).round().astype(np.uint8)
     (folder / "digits" / "digit.png").write_bytes(encode_png(grey[0].tolist()))
     spec = Preprocessing(height=32, width=32)
-    rows = np.stack([images.preprocess(images.from_array(digit), spec) for digit in grey[:GOLDEN]])
+    digits = grey[: GOLDEN + CALIBRATION]
+    rows = np.stack([images.preprocess(images.from_array(digit), spec) for digit in digits])
     _write_classifier(folder / "digits" / "model", "SmallCNN", spec, rows, 10)
 
     random = np.random.default_rng(SEED)
@@ -129,16 +134,24 @@ def _places(size: int) -> list[tuple[int, int]]:
     return [(top, left) for top in range(0, 427 - size + 1, 60) for left in range(0, 640 - size + 1, 120)]
 
 
+def _other_views() -> list[tuple[int, int, int]]:
+    """Give size, top and left of larger crops, from which int8 is calibrated."""
+    random = np.random.default_rng(SEED)
+    sizes = random.integers(240, 420, CALIBRATION // 2).tolist()
+    return [(size, int(random.integers(427 - size)), int(random.integers(640 - size))) for size in sizes]
+
+
 def _write_classifier(model_dir: Path, architecture: str, spec: Any, rows: Pixels, classes: int) -> None:
     import keras
 
     from algorithms.image_classifier.networks import build_network
+    from backends import quantization
     from backends.bundle import write_bundle
     from tandem.devices import Decision
 
     keras.utils.set_random_seed(SEED)
     network = build_network(architecture, spec.shape, classes)
-    pixels = rows.astype(np.float32)
+    pixels = rows[:GOLDEN].astype(np.float32)
     for _ in range(30):  # so that the normalizations fit what passes through them, as after training
         network(pixels, training=True)
     head = network.layers[-1]
@@ -151,9 +164,10 @@ def _write_classifier(model_dir: Path, architecture: str, spec: Any, rows: Pixel
         network,
         labels=[str(number) for number in range(classes)],
         preprocessing=spec.as_dict(),
-        golden_inputs=rows,
+        golden_inputs=rows[:GOLDEN],
         decision=Decision("cpu", "the benchmark's samples"),
     )
+    quantization.add_int8(model_dir, rows[GOLDEN:], ())
 
 
 if __name__ == "__main__":

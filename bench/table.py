@@ -7,8 +7,9 @@ from typing import Any
 
 from bench.figures import Record, Spread, compare, find_limit, group
 
-#: Answers that differ by no more than this count as the same; engines sum in different orders.
-SAME = 1e-4
+#: Answers that differ by no more than this count as the same: engines sum in different orders, and what a
+#: reduced precision may differ by, the bundle's manifest says.
+SAME = {"f32": 1e-4, "bf16": 0.03, "int8": 0.1}
 COLUMNS = (
     *("", "callers", "requests/s", "p50, ms", "p99, ms", "p99/p50", "errors", "CPU, ms/request"),
     *("limit's CPU / own", "rate / limit", "rate / naive"),
@@ -94,8 +95,9 @@ def _render_answers(records: Sequence[Record]) -> Iterator[str]:
         for name, difference in record["differences"].items():
             differences[name] = max(differences.get(name, 0.0), difference)
     if len(differences) > 1:
-        largest = max(differences.values())
-        same = "the same answers" if largest <= SAME else "ANSWERS DIFFER"
+        allowed = {name: SAME.get(name.split()[-1], SAME["f32"]) for name in differences}
+        equal = all(difference <= allowed[name] for name, difference in differences.items())
+        same = "the same answers, each within its precision's tolerance" if equal else "ANSWERS DIFFER"
         shown = ", ".join(f"{name} {difference:.1g}" for name, difference in differences.items())
         yield f"  {same}; largest difference of a probability from the first's: {shown}"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends import openvino_backend, tensorflow_backend
+from backends import openvino_backend, quantization, tensorflow_backend
 from backends.bundle import read_golden, write_bundle
 from backends.manifest import read_manifest, sha256
 from backends.selection import load_engine
@@ -42,6 +43,7 @@ def make_model(channels=3):
             layers.Rescaling(1 / 255),
             layers.Conv2D(8, 3, activation="relu"),
             layers.BatchNormalization(),
+            layers.Conv2D(8, 3, activation="relu"),
             layers.Flatten(),
             layers.Dense(3, activation="softmax"),
         ]
@@ -133,6 +135,108 @@ def test_an_unknown_backend_is_refused_with_the_known_ones(bundle):
         load_engine(bundle, "onnx", CPU, cores=1)
 
 
+def test_an_unknown_precision_is_refused_with_the_known_ones(bundle):
+    with pytest.raises(UserError, match="PRECISION is 'int4'.*float32, bfloat16, int8, auto"):
+        load_engine(bundle, "auto", CPU, cores=1, precision="int4")
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    not openvino_backend.has_bfloat16(), reason="this processor does not compute bfloat16"
+)
+
+
+@pytest.fixture(scope="module")
+def with_int8(written, tmp_path_factory):
+    model_dir = shutil.copytree(written, tmp_path_factory.mktemp("int8") / "model")
+    rows = np.random.default_rng(8).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
+    quantization.add_int8(model_dir, rows, ())
+    return model_dir
+
+
+def state_tolerance(model_dir, precision, tolerance):
+    path = model_dir / "manifest.json"
+    data = json.loads(path.read_text())
+    data["precisions"][precision]["tolerance"] = tolerance
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("precision", ["int8", "auto", pytest.param("bfloat16", marks=needs_bfloat16)])
+def test_a_reduced_precision_serves_within_its_tolerance_and_says_what_it_gained(
+    with_int8, precision, caplog
+):
+    """Its answers are not float32's, so that it is known to compute otherwise; labels and time are told."""
+    rows, golden = read_golden(with_int8, read_manifest(with_int8))
+    with caplog.at_level("INFO"):
+        engine, _ = load_engine(with_int8, "auto", CPU, 2, precision)
+    difference = np.abs(engine.predict(rows) - golden).max()
+    assert 1e-5 < difference < 0.1
+    taken = "int8" if precision == "auto" else precision
+    [line] = [record.getMessage() for record in caplog.records if "backend" in record.getMessage()]
+    assert re.match(
+        rf"backend openvino at {taken}: largest difference [\d.e-]+ over 20 golden rows.*, "
+        r"[\d.]+ % of labels the same, [\d.]+ ms a row instead of [\d.]+, ready in",
+        line,
+    ), line
+
+
+@pytest.mark.parametrize("precision", ["int8", pytest.param("bfloat16", marks=needs_bfloat16)])
+def test_a_reduced_precision_outside_its_tolerance_gives_way_to_float32(
+    with_int8, tmp_path, caplog, precision
+):
+    model_dir = shutil.copytree(with_int8, tmp_path / "model")
+    state_tolerance(model_dir, precision, 1e-6)
+    engine, _ = load_engine(model_dir, "auto", CPU, 1, precision)
+    rows, golden = read_golden(model_dir, read_manifest(model_dir))
+    np.testing.assert_allclose(engine.predict(rows), golden, atol=1e-6)
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"backend openvino at {precision} is passed over: largest difference 0.")
+    assert "above 1e-06" in warning
+
+
+def test_a_form_with_other_labels_gives_way_to_float32(with_int8, tmp_path, caplog):
+    """However much its probabilities may differ, a clear label is a clear label."""
+    model_dir = shutil.copytree(with_int8, tmp_path / "model")
+    rows, answers = read_golden(model_dir, read_manifest(model_dir))
+    order = np.argsort(answers, axis=1)
+    swapped = answers.copy()
+    places = np.arange(len(answers))
+    swapped[places, order[:, -1]] = answers[places, order[:, -2]]
+    swapped[places, order[:, -2]] = answers[places, order[:, -1]]
+    np.savez(model_dir / "golden.npz", inputs=rows, answers=swapped)
+    forge(model_dir, "golden.npz", (model_dir / "golden.npz").read_bytes())
+    state_tolerance(model_dir, "int8", 0.99)
+    with pytest.raises(ModelError, match=r"openvino at int8: largest difference .* clear in the golden"):
+        load_engine(model_dir, "openvino", CPU, 1, "int8")
+    assert "with another label" in caplog.text
+
+
+def test_without_an_int8_form_float32_serves_and_the_log_says_how_to_get_one(bundle, caplog):
+    engine, _ = load_engine(bundle, "auto", CPU, 1, "int8")
+    rows, golden = read_golden(bundle, read_manifest(bundle))
+    np.testing.assert_allclose(engine.predict(rows), golden, atol=1e-6)
+    assert "at int8 is passed over: the model has no int8 form, which training makes where" in caplog.text
+
+
+def test_a_processor_without_bfloat16_serves_at_float32(bundle, caplog, monkeypatch):
+    monkeypatch.setattr(openvino_backend, "has_bfloat16", lambda: False)
+    engine, _ = load_engine(bundle, "auto", CPU, 1, "bfloat16")
+    rows, golden = read_golden(bundle, read_manifest(bundle))
+    np.testing.assert_allclose(engine.predict(rows), golden, atol=1e-6)
+    assert "at bfloat16 is passed over: this processor does not compute bfloat16" in caplog.text
+
+
+def test_an_int8_file_that_was_changed_is_refused_as_any_other(with_int8, tmp_path):
+    model_dir = shutil.copytree(with_int8, tmp_path / "model")
+    (model_dir / "openvino" / "int8" / "model.xml").write_bytes(b"<net")
+    with pytest.raises(UserError, match=r"openvino/int8/model\.xml"):
+        load_engine(model_dir, "auto", CPU, 1)
+
+
+def test_tensorflow_says_that_it_computes_at_float32(bundle, caplog):
+    assert load_engine(bundle, "tensorflow", CPU, 1, "int8")[0].name == "tensorflow"
+    assert "PRECISION is int8, but TensorFlow serves" in caplog.text
+
+
 def test_an_engine_with_other_answers_is_passed_over(bundle, caplog):
     other_weights(bundle)
     assert load_engine(bundle, "auto", CPU, cores=1)[0].name == "tensorflow"
@@ -208,7 +312,7 @@ def test_threads_get_their_own_rows_answers(bundle, backend):
         list(threads.map(hammer, range(8)))
 
 
-def test_openvino_serves_without_tensorflow_and_tells_nobody(bundle, tmp_path):
+def test_openvino_serves_without_tensorflow_and_tells_nobody(with_int8, tmp_path):
     """A process that serves with OpenVINO never imports TensorFlow, writes nothing home, starts no sender."""
     home = tmp_path / "home"
     home.mkdir()
@@ -217,8 +321,8 @@ import sys, threading
 from pathlib import Path
 from backends.selection import load_engine
 from tandem.devices import Decision
-engine, manifest = load_engine(Path(sys.argv[1]), "auto", Decision("cpu", "a test"), 1)
-found = [name for name in ("tensorflow", "keras") if name in sys.modules]
+engine, manifest = load_engine(Path(sys.argv[1]), "auto", Decision("cpu", "a test"), 1, "int8")
+found = [name for name in ("tensorflow", "keras", "nncf") if name in sys.modules]
 assert engine.name == "openvino" and not found, (engine.name, found)
 assert sys.modules["openvino_telemetry"] is None
 assert threading.enumerate() == [threading.main_thread()], threading.enumerate()
@@ -227,7 +331,7 @@ assert threading.enumerate() == [threading.main_thread()], threading.enumerate()
         name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")
     }
     done = subprocess.run(
-        [sys.executable, "-c", script, bundle],
+        [sys.executable, "-c", script, with_int8],
         env=clean | {"HOME": str(home), "PYTHONPATH": str(PROGRAM)},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip

@@ -253,6 +253,27 @@ def test_answers_differ_where_another_label_is_best():
     assert differences == {"a": 0, "b": pytest.approx(0.1), "c": float("inf")}
 
 
+def test_reduced_precisions_are_compared_with_f32_wherever_it_comes():
+    """The contenders take turns in being first; what the others are held to does not change with them."""
+    answers = {"ours, openvino int8": {"cat": 0.45}, "naive": {"cat": 0.5}, "limit, bf16": {"cat": 0.51}}
+    expected = {"ours, openvino int8": 0.05, "naive": 0, "limit, bf16": 0.01}
+    assert rounds.compare_answers(answers) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ({"naive": 0.0, "ours, openvino bf16": 0.029, "ours, openvino int8": 0.09}, "the same answers"),
+        ({"naive": 0.0, "ours, openvino f32": 0.029}, "ANSWERS DIFFER"),
+        ({"naive": 0.0, "ours, openvino bf16": 0.09}, "ANSWERS DIFFER"),
+        ({"naive": 0.0, "ours, openvino int8": 0.11}, "ANSWERS DIFFER"),
+    ],
+)
+def test_each_precision_is_held_to_its_own_tolerance(differences, verdict):
+    """What is little for int8 is much for float32."""
+    assert verdict in "".join(table._render_answers([{"differences": differences}]))
+
+
 def test_a_tree_is_a_process_with_all_its_descendants():
     """What a child uses counts, and still does when it has ended."""
     child = "import time\nwhile time.process_time() < 0.2: pass\ninput()"

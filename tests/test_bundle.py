@@ -7,7 +7,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from backends.bundle import largest_difference, read_golden, write_bundle
+from backends.agreement import largest_difference
+from backends.bundle import read_golden, write_bundle
 from backends.manifest import Manifest, read_manifest, sha256, verify
 from tandem.devices import Decision
 from tandem.errors import UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.channels import labelled_files
+from tandem.channels import Channel, check_content_type, labelled_files
 from tandem.errors import UserError
 
 PICTURES = {".jpg", ".png"}
@@ -160,3 +160,13 @@ def test_a_class_whose_name_is_no_utf8_is_refused(tmp_path):
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
     fill(tmp_path, f"{name}/1.jpg", "b/2.jpg")
     assert r"names are not UTF-8: caf\xe9; rename them" in refusal(tmp_path)
+
+
+def test_a_content_type_must_be_one_that_the_algorithm_declares():
+    """None given, or none declared, is no mistake."""
+    allowed = ["application/x-image", "image/png"]
+    for said in ("", "image/png"):
+        check_content_type(Channel("training", Path(), content_type=said), allowed)
+    check_content_type(Channel("training", Path(), content_type="text/csv"), [])
+    with pytest.raises(UserError, match=r"'training' has ContentType 'text/csv'; expected application/x-im"):
+        check_content_type(Channel("training", Path(), content_type="text/csv"), allowed)

@@ -1,6 +1,6 @@
 import pytest
 
-from tandem.fleet import Fleet, make_plan
+from tandem.fleet import MOST_LOST_STARTS, Fleet, make_plan
 from tandem.resources import Resources
 
 GIB = 1 << 30
@@ -54,3 +54,24 @@ def test_a_fleet_is_complete_once_all_have_been_ready_and_stays_so():
     fleet.free(1)
     fleet.take(3)
     assert fleet.is_complete
+
+
+def test_it_is_hopeless_when_process_after_process_ends_before_it_was_ready():
+    fleet = Fleet(1)
+    ages = iter(range(1, 20))
+
+    def live(*, ready):
+        age = next(ages)
+        slot = fleet.take(age)
+        if ready:
+            fleet.mark_ready(slot)
+        fleet.free(age)
+
+    for _ in range(MOST_LOST_STARTS - 1):
+        live(ready=False)
+    live(ready=True)  # what served for a while counts anew
+    for _ in range(MOST_LOST_STARTS - 1):
+        live(ready=False)
+    assert not fleet.is_hopeless
+    live(ready=False)
+    assert fleet.is_hopeless

@@ -138,13 +138,6 @@ def test_a_stopped_job_leaves_within_a_step_and_still_writes_a_whole_bundle(tmp_
     assert image_classifier.model_fn(job.model_dir, seam).labels == ("blue", "green", "red")
 
 
-def test_a_job_on_several_hosts_is_refused_before_it_costs_anything(tmp_path):
-    """Each host would write a model of its own into the same archive."""
-    job = dataclasses.replace(make_job(tmp_path, {}), hosts=("algo-1", "algo-2"))
-    with pytest.raises(UserError, match="InstanceCount"):
-        image_classifier.train(job)
-
-
 def test_the_same_seed_gives_the_same_numbers(tmp_path, info):
     """Split, order, weights and augmentation all hang on it."""
     folders = {"training": write_pictures(tmp_path / "in")}

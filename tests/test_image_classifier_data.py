@@ -1,17 +1,20 @@
 """The pictures of a job: what is listed, held out, left out, and in which order it comes."""
 
+import json
 import logging
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms import image_classifier
-from algorithms.image_classifier import data, training
+from algorithms.image_classifier import data
 from painted import make_channels, make_job, write_pictures
+from tandem.channels import Channel
 from tandem.errors import UserError
 
 # TensorFlow's tensors do not know NumPy 2's `copy`; Keras's saving asks for it.
@@ -111,16 +114,101 @@ def test_the_split_takes_its_share_of_every_class_and_leaves_each_some_training(
         assert count == (0 if size == 1 else max(1, round(size * share)))
 
 
-def test_each_pass_has_another_order_and_the_same_for_the_same_seed(tmp_path):
-    """Nothing but the seed decides the order in which pictures come."""
-    listed = data.list_pictures(make_channels({"training": write_pictures(tmp_path / "in")}), 0.2, 0)
-    spec = training.describe_preprocessing(8, "RGB")
+class Meeting:
+    """Hosts that exchange values, each in a thread."""
 
-    def passes() -> list[list[int]]:
-        stream = data.stream(listed.training, data.Reader(spec, 36, 0), 8, seed=5)
-        return [[int(total) for pixels, _ in stream for total in np.sum(pixels, (1, 2, 3))] for _ in range(2)]
+    def __init__(self, hosts: int) -> None:
+        self.said: list[object] = [None] * hosts
+        self.barrier = threading.Barrier(hosts, timeout=30)
 
-    first, second = passes()
-    assert sorted(first) == sorted(second)
-    assert first != second
-    assert passes() == [first, second]
+    def exchange(self, rank: int, value: object) -> list[object]:
+        """Give every host's value, as it comes through JSON."""
+        self.said[rank] = json.loads(json.dumps(value))
+        self.barrier.wait()
+        return list(self.said)
+
+
+def list_on_hosts(folders_of_hosts, sharded=("training", "validation")):
+    """Give each host's pictures, or the sentence of its error."""
+    meeting = Meeting(len(folders_of_hosts))
+
+    def run(rank: int):
+        folders = {
+            name: Channel(name, folder, sharded=name in sharded)
+            for name, folder in folders_of_hosts[rank].items()
+        }
+        try:
+            return data.list_pictures(folders, 0.25, 0, lambda own: meeting.exchange(rank, own))
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(len(folders_of_hosts)) as pool:
+        return list(pool.map(run, range(len(folders_of_hosts))))
+
+
+def test_hosts_with_parts_of_a_channel_agree_on_labels_and_counts(tmp_path):
+    """A host whose part lacks a label still has it in its place."""
+    first = write_pictures(tmp_path / "0", labels=["red", "green"], count=4)
+    second = write_pictures(tmp_path / "1", labels=["blue"], count=8)
+    found = list_on_hosts([{"training": first}, {"training": second}])
+    assert [one.labels for one in found] == [("blue", "green", "red")] * 2
+    assert [one.training_parts for one in found] == [(6, 6)] * 2
+    assert [one.validation_parts for one in found] == [(2, 2)] * 2
+    assert {label for _, label in found[1].training} == {0}
+
+
+def test_a_channel_that_all_hosts_have_whole_has_no_parts(tmp_path):
+    """Only validation is sharded here."""
+    whole = write_pictures(tmp_path / "in", count=2)
+    parts = [write_pictures(tmp_path / label, labels=[label], count=1) for label in ("red", "blue")]
+    folders = [{"training": whole, "validation": part} for part in parts]
+    found = list_on_hosts(folders, sharded=("validation",))
+    assert [(one.training_parts, one.validation_parts) for one in found] == [(None, (1, 1))] * 2
+
+
+def test_one_host_with_a_sharded_channel_has_all_of_it(tmp_path):
+    """There is nobody to share it with."""
+    folders = {"training": Channel("training", write_pictures(tmp_path), sharded=True)}
+    listed = data.list_pictures(folders, 0.25, 0)
+    assert (listed.training_parts, listed.validation_parts) == (None, None)
+
+
+def test_what_is_wrong_on_one_host_ends_all_with_the_same_sentence(tmp_path):
+    """Here a host got no object at all."""
+    (tmp_path / "1").mkdir()
+    folders = [{"training": write_pictures(tmp_path / "0")}, {"training": tmp_path / "1"}]
+    found = list_on_hosts(folders)
+    assert found[0] == found[1]
+    assert found[0].startswith("host 2 of 2: the channel 'training'")
+    assert "is empty" in found[0]
+
+
+def test_parts_with_one_label_in_all_are_an_error(tmp_path):
+    """It is named."""
+    folders = [{"training": write_pictures(tmp_path / name, labels=["red"])} for name in "01"]
+    assert set(list_on_hosts(folders)) == {
+        "channel training has only pictures of the label red; expected two or more."
+    }
+
+
+def test_an_index_of_a_sharded_channel_says_what_to_do(tmp_path):
+    """It lists what another host has."""
+    folder = write_pictures(tmp_path)
+    (folder / "a.lst").write_text("0\t1\telsewhere.png\n")
+    with pytest.raises(UserError, match=r"line 1: there is no file .*use FullyReplicated"):
+        data.list_pictures({"training": Channel("training", folder, sharded=True)}, 0.25, 0)
+
+
+def test_labels_that_are_numbers_are_sorted_as_numbers():
+    """So that a label's index is its number where they count from 0."""
+    assert data.sort_labels(["10", "9", "0", "9"]) == ("0", "9", "10")
+    assert data.sort_labels(["10", "9", "x"]) == ("10", "9", "x")
+
+
+def test_a_further_channel_has_the_labels_of_training(tmp_path):
+    """Their indices are the network's."""
+    folder = write_pictures(tmp_path / "test", labels=["red"], count=2)
+    listed = data.list_labelled(Channel("test", folder), ("blue", "red"))
+    assert [(path.name, label) for path, label in listed] == [("000.png", 1), ("001.png", 1)]
+    with pytest.raises(UserError, match="channel test has labels .*: red"):
+        data.list_labelled(Channel("test", folder), ("blue", "green"))

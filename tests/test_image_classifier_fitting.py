@@ -1,15 +1,23 @@
-"""The fit loop: stopping, early stopping, diverging."""
+"""The fit loop: stopping, early stopping, diverging, freezing, and going on where it was interrupted."""
 
-import itertools
 import logging
 import threading
 
 import numpy as np
 import pytest
 
-from algorithms.image_classifier import fitting
+from algorithms.image_classifier.fitting import Fit, Outcome, Plan
+from algorithms.image_classifier.networks import build_augmentation, build_network, find_backbone
+from algorithms.image_classifier.trainer import Optimization, Trainer
+from algorithms.image_classifier.training import describe_preprocessing
+from backends.checkpoints import CheckpointStore
+from backends.distribution import form_team
+from conftest import CPU
 from painted import read_epochs
 from tandem.errors import UserError
+
+# TensorFlow's tensors do not know NumPy 2's `copy`; Keras's saving asks for it.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture
@@ -19,57 +27,152 @@ def info(caplog):
     return caplog
 
 
-def tiny_fit(batches: int, stop: threading.Event, check=lambda: None, **changes) -> dict[str, float]:
-    """Fit the smallest network to noise whose labels mean nothing."""
-    import keras
-    import tensorflow as tf
+class Noise:
+    """A source of 8 x 8 noise whose labels mean nothing: batches of 4, in an order of the epoch's."""
 
-    keras.utils.set_random_seed(1)
-    images = np.random.default_rng(0).integers(0, 256, (batches * 4, 8, 8, 3), np.uint8)
-    labels = np.arange(batches * 4, dtype=np.int64) % 2
-    dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
-    inputs = keras.Input((8, 8, 3))
-    flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
-    network = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(flat))
-    plan = {"epochs": 3, "steps_per_epoch": batches, "learning_rate": 0.01, "patience": 0}
-    plan.update({name: value for name, value in changes.items() if name in plan})
-    augment = changes.get("augment", lambda batch: batch)
-    validation = changes.get("validation", dataset)
-    return fitting.fit(network, augment, dataset, validation, fitting.Plan(**plan), stop=stop, check=check)
+    labels = ("even", "odd")
+
+    def __init__(self, steps: int, seed: int = 0, check=lambda: None) -> None:
+        self.steps = steps
+        self.rows = 4 * steps
+        self.check = check
+        self.images = np.random.default_rng(seed).integers(0, 256, (self.rows, 8, 8, 3), np.uint8)
+
+    def batches(self, epoch: int, start: int = 0):
+        import tensorflow as tf
+
+        order = np.random.default_rng(epoch).permutation(self.rows)
+        parts = self.images[order], np.int64(order % 2), np.ones(self.rows, np.float32)
+        return tf.data.Dataset.from_tensor_slices(parts).batch(4).skip(start)
+
+
+class Tiny:
+    """The smallest network, and what a fit needs around it."""
+
+    def __init__(self, steps: int = 6, **optimization) -> None:
+        import keras
+
+        keras.utils.set_random_seed(1)
+        self.team = form_team(CPU, ["algo-1"], "algo-1")
+        self.network = build_network("SmallCNN", (8, 8, 3), 2)
+        self.stop = threading.Event()
+        options = {"label_weights": [1, 1], "learning_rate": 0.01, "steps": 3 * steps, **optimization}
+        spec = describe_preprocessing(8, "RGB")
+        layers = build_augmentation("light")
+        self.trainer = Trainer(self.network, layers, spec, Optimization(**options), self.team)
+
+    def fit(self, training: Noise, validation: Noise | None = None, store=None, **plan) -> Outcome:
+        plan = Plan(**{"epochs": 3, **plan})
+        held = validation or Noise(2, seed=9)
+        fit = Fit(self.trainer, training, held, plan, team=self.team, stop=self.stop, store=store)
+        return fit.run()
 
 
 def test_a_stop_in_the_middle_of_an_epoch_ends_with_the_step_that_saw_it(info):
     """The third step is the last one; there is no line for the unfinished epoch."""
-    stop = threading.Event()
-    steps = itertools.count(1)
+    tiny = Tiny()
     taken = []
 
     def check() -> None:
-        taken.append(next(steps))
-        if taken[-1] == 3:
-            stop.set()
+        taken.append(1)
+        if len(taken) == 3:
+            tiny.stop.set()
 
-    metrics = tiny_fit(10, stop, check)
+    outcome = tiny.fit(Noise(10, check=check))
     assert "Stopped in epoch 1 after 3 steps" in info.text
     assert len(taken) == 4  # after each of the three steps, and once more at the end of the pass
-    assert metrics.keys() == {"epoch", "loss", "accuracy"}
+    assert outcome.metrics.keys() == {"epoch", "loss", "accuracy"}
+    assert outcome.history == []
 
 
 def test_early_stopping_ends_the_fit_and_brings_the_best_epoch_back(info):
     """Noise is learnt by heart: val_loss rises, and the lowest of the printed ones is what is kept."""
-    import tensorflow as tf
-
-    other = np.random.default_rng(9).integers(0, 256, (16, 8, 8, 3), np.uint8)
-    validation = tf.data.Dataset.from_tensor_slices((other, np.arange(16, dtype=np.int64) % 2)).batch(4)
-    metrics = tiny_fit(6, threading.Event(), epochs=50, patience=2, validation=validation)
+    outcome = Tiny(learning_rate=0.05).fit(Noise(6), epochs=50, patience=2)
     lines = read_epochs(info)
-    assert len(lines) < 50
-    assert metrics["val_loss"] == pytest.approx(min(line["val_loss"] for line in lines), rel=1e-4)
-    assert lines[-1]["val_loss"] > metrics["val_loss"]
-    assert f"val_loss={metrics['val_loss']:.6g}" in info.records[-1].getMessage()
+    assert len(lines) == len(outcome.history) < 50
+    assert outcome.metrics["val_loss"] == pytest.approx(min(line["val_loss"] for line in lines), rel=1e-4)
+    assert lines[-1]["val_loss"] > outcome.metrics["val_loss"]
+    assert f"val_loss={outcome.metrics['val_loss']:.6g}" in info.records[-1].getMessage()
 
 
 def test_a_loss_that_is_no_number_ends_the_job_with_a_remedy():
     """The sentence names the hyperparameter to change."""
     with pytest.raises(UserError, match="learning_rate"):
-        tiny_fit(2, threading.Event(), augment=lambda batch: batch * float("nan"))
+        Tiny(label_weights=[1, float("nan")]).fit(Noise(2))
+
+
+def test_while_it_is_frozen_only_the_last_layer_learns():
+    """Then all of it does; a frozen BatchNormalization keeps its averages too."""
+    import keras
+
+    tiny = Tiny(steps=4, frozen_steps=4, fine_tuning_rate=0.01)
+    backbone = find_backbone(tiny.network)
+    before = [np.array(weights) for weights in tiny.network.get_weights()]
+    tiny.fit(Noise(4), epochs=1)
+    after = tiny.network.get_weights()
+    body = len(backbone.get_weights())
+    for old, new in zip(before[:body], after[:body], strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert not np.array_equal(before[-2], after[-2])
+    tiny.fit(Noise(4), epochs=2)
+    unchanged = [
+        np.array_equal(old, new) for old, new in zip(before, tiny.network.get_weights(), strict=True)
+    ]
+    assert not any(unchanged)
+    assert isinstance(backbone, keras.Model)
+    assert backbone.trainable
+
+
+@pytest.mark.parametrize("interrupted_at", [1, 6, 7, 11])
+def test_an_interrupted_fit_goes_on_to_the_same_bits(tmp_path, interrupted_at):
+    """Weights, loss and history: augmentation and dropout too go on where they were."""
+    whole = Tiny()
+    expected = whole.fit(Noise(6))
+
+    first = Tiny()
+    taken = []
+
+    def check() -> None:
+        taken.append(1)
+        if len(taken) == interrupted_at:
+            first.stop.set()
+
+    def store() -> CheckpointStore:
+        return CheckpointStore(tmp_path / "checkpoints", "algo-1", {"must": {"what": "noise"}})
+
+    first.fit(Noise(6, check=check), store=store())
+    second = Tiny()
+    found = second.fit(Noise(6), store=store())
+    assert found == expected
+    for ours, theirs in zip(whole.trainer.read().items(), second.trainer.read().items(), strict=True):
+        for left, right in zip(ours[1], theirs[1], strict=True):
+            np.testing.assert_array_equal(left, right, ours[0])
+
+
+def test_a_finished_fit_has_nothing_left_to_do(tmp_path, info):
+    """It is restored as it ended."""
+    store = CheckpointStore(tmp_path, "algo-1", {})
+    ended = Tiny().fit(Noise(2), store=store, epochs=2)
+    lines = len(read_epochs(info))
+    assert Tiny().fit(Noise(2), store=store, epochs=2) == ended
+    assert len(read_epochs(info)) == lines
+
+
+def test_rows_of_weight_nothing_change_nothing():
+    """An unreadable picture counts neither in the loss nor in the gradients."""
+    spoilt, clean = Tiny(), Tiny()
+    images = np.random.default_rng(3).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    labels = np.array([0, 1, 1, 0], np.int64)
+
+    def step(tiny, wrong_labels, weights):
+        import tensorflow as tf
+
+        batch = [tf.constant(images), tf.constant(wrong_labels), tf.constant(weights, tf.float32)]
+        return tiny.trainer.train(0, batch).numpy()
+
+    one = step(spoilt, labels, [1, 1, 1, 0])
+    other = step(clean, np.array([0, 1, 1, 1], np.int64), [1, 1, 1, 0])
+    np.testing.assert_array_equal(one, other)
+    assert one[2] == 3
+    for left, right in zip(spoilt.network.get_weights(), clean.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)

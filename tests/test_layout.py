@@ -12,7 +12,10 @@ from conftest import ROOT
 PROGRAM = ROOT / "program"
 
 #: Each module of `tandem` and the others of it that it may import.
-LEAVES = {"errors", "cuda", "image_headers", "image_limits", "image_png", "image_signatures", "image_tiff"}
+LEAVES = {
+    *("errors", "cuda", "compression", "recordio", "tfrecord", "pipes"),
+    *("image_headers", "image_limits", "image_png", "image_signatures", "image_tiff"),
+}
 LEVEL_1 = {
     "settings",
     "hyperparameters",
@@ -30,6 +33,8 @@ LEVEL_1 = {
 MAY_IMPORT = {
     "errors": set(),
     "cuda": set(),
+    **dict.fromkeys(("compression", "recordio", "tfrecord"), {"errors"}),
+    "pipes": {"compression", "errors"},
     "image_limits": {"errors"},
     "image_signatures": {"errors"},
     "image_png": {"errors", "image_limits"},
@@ -40,26 +45,45 @@ MAY_IMPORT = {
     "algorithm": LEAVES | LEVEL_1,
     "scoring": LEAVES | LEVEL_1 | {"algorithm"},
     "app": LEAVES | LEVEL_1 | {"algorithm", "scoring"},
-    "worker": LEAVES,
+    "refusals": {"errors"},
+    "worker": LEAVES | {"refusals"},
+    "master": set(),
+    "proxy": {"errors"},
     "fleet": {"resources"},
-    "server": LEAVES | LEVEL_1 | {"algorithm", "scoring", "app", "worker", "fleet"},
-    "training": LEAVES | LEVEL_1 | {"algorithm", "job"},
+    "server": LEAVES | LEVEL_1 | {"algorithm", "scoring", "app", "worker", "fleet", "master", "proxy"},
+    "failures": {"errors", "resources"},
+    "supervision": {"failures", "logs", "resources"},
+    "environment": {"job", "settings"},
+    "submission": {"algorithm", "errors", "hyperparameters", "job", "settings"},
+    "requirements": {"errors"},
+    "tuning": {"algorithm", "errors", "hyperparameters"},
+    "script": {"errors", "submission", "supervision"},
+    "training": LEAVES
+    | LEVEL_1
+    | {"algorithm", "job", "failures", "environment", "submission", "requirements", "script", "tuning"},
 }
 FOR_BACKENDS = {"errors", "cuda", "devices"}
-FOR_ALGORITHMS = {"errors", "algorithm", "job", "channels", "formats", "images", "hyperparameters", "metrics"}
+FOR_ALGORITHMS = {
+    *("errors", "algorithm", "job", "channels", "formats", "images", "hyperparameters", "metrics"),
+    *("resources", "pipes", "compression", "recordio", "tfrecord", "image_signatures"),
+}
 
 #: Third parties and the only places that import them.
 HOMES = {
     "flask": ["tandem/app.py"],
-    "gunicorn": ["tandem/server.py", "tandem/worker.py"],
+    "gunicorn": ["tandem/server.py", "tandem/worker.py", "tandem/master.py", "tandem/refusals.py"],
     "pynvml": ["tandem/devices.py"],
     "prometheus_client": ["tandem/monitoring.py"],
     "cv2": ["tandem/images.py"],
-    "openvino": ["backends/openvino_backend.py", "backends/bundle.py"],
+    "matplotlib": ["algorithms/"],
+    "jinja2": ["algorithms/"],
+    "google_crc32c": ["tandem/tfrecord.py"],
+    "openvino": ["backends/openvino_backend.py"],
+    "nncf": ["backends/quantization.py"],
     "tensorflow": ["backends/", "algorithms/"],
     "keras": ["backends/", "algorithms/"],
 }
-FRAMEWORKS = {"tensorflow", "keras", "openvino", "torch", "sklearn"}
+FRAMEWORKS = {"tensorflow", "keras", "openvino", "nncf", "torch", "sklearn"}
 
 
 def list_modules(folder):
@@ -171,11 +195,14 @@ def test_every_module_has_its_tests():
         "errors": "test_app",
         "description": "test_app",
         "server": "test_serve_process",
+        "master": "test_serve_process",
+        "refusals": "test_worker",
         "cuda": "test_devices",
         **dict.fromkeys(
             ("image_limits", "image_png", "image_signatures", "image_tiff"), "test_image_headers"
         ),
         "manifest": "test_bundle",
+        "checkpoint_file": "test_checkpoints",
         "tensorflow_backend": "test_backends",
         "openvino_backend": "test_backends",
         "selection": "test_backends",

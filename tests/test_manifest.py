@@ -96,6 +96,10 @@ def test_a_missing_file_is_named(bundle, name):
         ("golden_rows", 0),
         ("golden_tolerance", 0),
         ("golden_tolerance", 1e9),
+        ("precisions", []),
+        ("precisions", {"int8": 0.1}),
+        ("precisions", {"int8": {"largest_difference": 0.01}}),
+        ("precisions", {"int8": {"tolerance": 1}}),
         ("files", {"model.h5": "00"}),
         ("files", {"model.h5": "00", "golden.npz": 0}),
         ("files", {"model.h5": "00", "golden.npz": "00", "../../etc/passwd": "00"}),
@@ -106,9 +110,36 @@ def test_a_wrong_or_missing_entry_is_refused_by_name(name, value):
     data = json.loads(MANIFEST.to_json())
     with pytest.raises(UserError, match=f"got .* for '{name}', expected"):
         Manifest.from_json(json.dumps(data | {name: value}))
+    if name == "precisions":
+        return  # older manifests have none
     del data[name]
     with pytest.raises(UserError, match=f"got nothing for '{name}', expected"):
         Manifest.from_json(json.dumps(data))
+
+
+def test_each_precision_has_a_tolerance_of_its_own_that_the_manifest_states():
+    manifest = Manifest(
+        **vars(MANIFEST) | {"golden_tolerance": 0.004, "precisions": {"int8": {"tolerance": 0.2}}}
+    )
+    assert [manifest.tolerance(name) for name in ("float32", "bfloat16", "int8")] == [0.004, 0.03, 0.2]
+    stated = json.loads(MANIFEST.to_json())["precisions"]
+    assert stated == {"bfloat16": {"tolerance": 0.03}, "int8": {"tolerance": 0.1}}
+
+
+def test_a_manifest_from_before_reduced_precision_is_read():
+    data = json.loads(MANIFEST.to_json())
+    del data["precisions"]
+    manifest = Manifest.from_json(json.dumps(data))
+    assert manifest.precisions == {}
+    assert [manifest.tolerance(name) for name in ("float32", "bfloat16", "int8")] == [0.005, 0.03, 0.1]
+
+
+@pytest.mark.parametrize("missing", ["openvino/int8/model.bin", "openvino/int8/model.xml", "both"])
+def test_half_an_int8_form_is_none(missing):
+    both = {"openvino/int8/model.xml": "00", "openvino/int8/model.bin": "00"}
+    assert Manifest(**vars(MANIFEST) | {"files": MANIFEST.files | both}).has_int8
+    kept = {} if missing == "both" else {name: value for name, value in both.items() if name != missing}
+    assert not Manifest(**vars(MANIFEST) | {"files": MANIFEST.files | kept}).has_int8
 
 
 def test_an_entry_of_a_later_program_is_ignored():

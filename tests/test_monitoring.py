@@ -1,4 +1,8 @@
 import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 
 from processes import wait_for
 from tandem.monitoring import EMF_VALUES, Monitor
@@ -62,3 +66,23 @@ def test_one_process_tells_its_metrics_over_http(live_server):
     status, headers, body = server.request("GET", "/metrics")
     assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/plain")
     assert b'tandem_stage_seconds_count{stage="queue"} 1.0' in body
+
+
+def test_what_a_killed_process_had_in_progress_is_not_counted_for_ever(live_server):
+    """What it had counted stays."""
+    server = live_server("slow_row", SAGEMAKER_MODEL_SERVER_WORKERS="2")
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(server.invoke, b"[600]") for _ in range(8)]
+        wait_for(lambda: read_metric(server, "tandem_in_flight") == 8, "eight requests in progress")
+        before = server.list_processes()[1:]
+        for process in before:
+            os.kill(process, signal.SIGKILL)
+        assert all(isinstance(future.exception(30), OSError | HTTPException) for future in futures)
+    wait_for(lambda: not set(before) & set(server.list_processes()), "other processes")
+    server.wait_until(200)
+    wait_for(lambda: read_metric(server, "tandem_in_flight") == 0, "no request in progress")
+
+
+def read_metric(server, name):
+    lines = server.request("GET", "/metrics")[2].decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))

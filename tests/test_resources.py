@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from tandem.resources import count_cores, count_memory
+from tandem.resources import count_cores, count_memory, count_memory_kills
 
 AFFINITY = len(os.sched_getaffinity(0))
 
@@ -48,3 +48,31 @@ def test_memory_is_the_machines_cut_by_the_cgroups_limit(tmp_path, name, text, e
     (tmp_path / name).write_text(text)
     assert count_memory(tmp_path) == (expected or count_memory(tmp_path / "elsewhere"))
     assert count_memory(tmp_path / "elsewhere") > 1 << 28
+
+
+def write_cgroups(tmp_path, files, own):
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "own").write_text(own)
+    return tmp_path / "cgroup", tmp_path / "own"
+
+
+def test_the_smallest_limit_of_the_cgroups_around_this_process_counts(tmp_path):
+    files = {"a/memory.max": "3000\n", "a/b/memory.max": "max\n", "other/memory.max": "1\n"}
+    assert count_memory(*write_cgroups(tmp_path, files, "0::/a/b\n")) == 3000
+
+
+@pytest.mark.parametrize(
+    ("files", "own", "kills"),
+    [
+        ({"a/memory.events": "oom 5\noom_kill 2\n", "memory.events": "oom_kill 9\n"}, "0::/a\n", 2),
+        ({"memory.events": "low 0\noom_kill 1\n"}, "0::/of/the/host\n", 1),
+        ({"memory/a/memory.oom_control": "under_oom 0\noom_kill 3\n"}, "4:memory:/a\n0::/\n", 3),
+        ({"memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\n"}, "4:memory:/\n", None),
+        ({}, "", None),
+    ],
+)
+def test_kills_are_those_of_the_nearest_cgroup_that_counts_them(tmp_path, files, own, kills):
+    assert count_memory_kills(*write_cgroups(tmp_path, files, own)) == kills

@@ -9,10 +9,12 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
+from gunicorn.http.errors import InvalidResponseHeader
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tandem.refusals import describe_refusal
 from tandem.worker import MAX_HEAD, MAX_READ_AHEAD, is_ready
 
 
@@ -174,3 +176,34 @@ def test_without_a_free_descriptor_it_goes_on_with_the_connections_it_has(live_s
     others[-1].sendall(request)
     assert read_answer(others[-1])[0] == 200
     assert server.list_processes()[1:] == [worker]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "error"),
+    [
+        (b"no HTTP at all\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/9.9\r\nHost: a\r\n\r\n", 400, "bad_request"),
+        (b"GET /ping HTTP/1.1\r\nHo st: a\r\n\r\n", 400, "bad_request"),
+        (b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % (b"x" * 5000), 414, "uri_too_long"),
+        (b"GET / HTTP/1.1\r\nA: %s\r\n\r\n" % (b"x" * 9000), 431, "headers_too_large"),
+        (b"GET / HTTP/1.1\r\n%s\r\n" % (b"A: b\r\n" * 200), 431, "headers_too_large"),
+        (b"x" * MAX_HEAD, 414, "uri_too_long"),
+        (render(b"", b"Transfer-Encoding: br"), 501, "transfer_coding_unsupported"),
+        (render(b"", b"Expect: a miracle"), 417, "expectation_failed"),
+    ],
+)
+def test_what_the_parser_refuses_is_answered_like_every_error(live_server, connect, sent, status, error):
+    server = live_server("echo")
+    client = connect(server, sent)
+    got, body = read_answer(client)
+    assert (got, json.loads(body)["error"]) == (status, error)
+    assert json.loads(body)["message"].startswith("the request could not be read: ")
+    assert client.recv(1) == b""
+    assert "Traceback" not in server.log
+
+
+def test_a_header_that_an_algorithm_cannot_send_is_the_servers_fault():
+    """And nothing of it goes to the caller."""
+    status, kind, message = describe_refusal(InvalidResponseHeader("a secret"))
+    assert (status, kind) == (500, "server_error")
+    assert "secret" not in message

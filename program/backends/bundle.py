@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends import openvino_backend, tensorflow_backend
+from backends.agreement import largest_difference
 from backends.manifest import GOLDEN, MANIFEST, MODEL, OPENVINO_MODEL, TOLERANCE, Manifest, sha256
 from tandem.devices import Decision
 from tandem.errors import UserError
@@ -69,7 +70,7 @@ def write_bundle(
         )
 
     _check_room(model_dir, model, rows)
-    with _aside(model_dir) as aside:
+    with open_aside(model_dir) as aside:
         tensorflow_backend.save(model, aside / MODEL)
         np.savez(aside / GOLDEN, inputs=rows, answers=answers)
         _add_openvino(model, aside, rows, answers)
@@ -120,15 +121,8 @@ def read_golden(model_dir: Path, manifest: Manifest) -> tuple[npt.NDArray[Any], 
     return rows, answers
 
 
-def largest_difference(answers: npt.NDArray[Any], golden: npt.NDArray[Any]) -> float:
-    """Give the largest absolute difference; infinite where the shape differs or a number is not finite."""
-    if answers.shape != golden.shape or not (np.isfinite(answers).all() and np.isfinite(golden).all()):
-        return math.inf
-    return float(np.abs(answers - golden).max())
-
-
 @contextmanager
-def _aside(model_dir: Path) -> Iterator[Path]:
+def open_aside(model_dir: Path) -> Iterator[Path]:
     """Give an empty folder on the model's own file system (it may be a mount); it is gone afterwards."""
     model_dir.mkdir(parents=True, exist_ok=True)
     for stale in model_dir.glob(f"{_INCOMPLETE}*"):

@@ -16,11 +16,19 @@ MODEL = "model.h5"
 GOLDEN = "golden.npz"
 OPENVINO_MODEL = "openvino/model.xml"
 OPENVINO_WEIGHTS = "openvino/model.bin"
+INT8_MODEL = "openvino/int8/model.xml"
+INT8_WEIGHTS = "openvino/int8/model.bin"
 
 # Largest absolute difference of one probability between two devices. It is far above what float32, TF32 and
 # half precision differ by, and far below what a wrong colour order or lost weights do. The label follows:
 # where the first two golden probabilities are more than twice this apart, the first label is the same.
 TOLERANCE = 0.005
+
+# The same where a precision was asked for because it is faster. Of a number's 24 bits a bfloat16 keeps 8, an
+# int8 has 256 values in all, and a probability near one half moves by a quarter of what its logit does: by up
+# to 0.024 and 0.06 in a MobileNetV2 that was trained for a minute, by 0.004 and 0.005 in a sure SmallCNN. As
+# this bounds little, clear labels must be the same too (backends/agreement.py).
+REDUCED = {"bfloat16": 0.03, "int8": 0.1}
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,28 @@ class Manifest:
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     golden_rows: int = 0
     golden_tolerance: float = TOLERANCE
+    # by reduced precision: its tolerance, and what was found of it where the model was written
+    precisions: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {name: {"tolerance": tolerance} for name, tolerance in REDUCED.items()}
+    )
     files: dict[str, str] = field(default_factory=dict)  # path in the bundle → SHA-256
 
     @property
     def has_openvino(self) -> bool:
         """Whether the bundle can be computed without TensorFlow."""
         return OPENVINO_MODEL in self.files and OPENVINO_WEIGHTS in self.files
+
+    @property
+    def has_int8(self) -> bool:
+        """Whether the bundle can be computed in whole numbers."""
+        return INT8_MODEL in self.files and INT8_WEIGHTS in self.files
+
+    def tolerance(self, precision: str) -> float:
+        """Give by how much a probability may differ from the golden one at a precision."""
+        if precision == "float32":
+            return self.golden_tolerance
+        tolerance: float = self.precisions.get(precision, {}).get("tolerance", REDUCED[precision])
+        return tolerance
 
     def to_json(self) -> str:
         """Give the text of manifest.json."""
@@ -64,6 +88,7 @@ class Manifest:
                 f"{MANIFEST} has format {stated!r}, this program reads format {FORMAT}: "
                 "serve the model with the image that trained it, or train again"
             )
+        data = {**_LATER, **data}
         for name, (is_valid, expected) in _ENTRIES.items():
             if name not in data or not is_valid(data[name]):
                 got = repr(data[name])[:80] if name in data else "nothing"
@@ -145,6 +170,12 @@ def _is_tolerance(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
 
 
+def _is_precisions(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(entry, dict) and _is_tolerance(entry.get("tolerance")) for entry in value.values()
+    )
+
+
 def _is_files(value: Any) -> bool:
     return (
         isinstance(value, dict)
@@ -165,5 +196,8 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "hyperparameters": (_is_dict, "an object"),
     "golden_rows": (_is_count, "a positive integer"),
     "golden_tolerance": (_is_tolerance, "a number between 0 and 1"),
+    "precisions": (_is_precisions, "an object by precision, each with a tolerance between 0 and 1"),
     "files": (_is_files, f"SHA-256 by path inside the model's directory, with {MODEL} and {GOLDEN}"),
 }
+#: What older manifests of this format lack.
+_LATER: dict[str, Any] = {"precisions": {}}

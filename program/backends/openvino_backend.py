@@ -12,11 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backends.manifest import OPENVINO_MODEL
+from backends.manifest import INT8_MODEL, OPENVINO_MODEL
 from tandem.errors import ModelError
 
 #: Rows a call computes at once; more take more memory and give no more rows a second (docs/performance.md).
 BATCH_ROWS = 4
+#: Precision → the model's file, and how OpenVINO is to compute what that file leaves open. Without a hint it
+#: would take bfloat16 where the processor has it, and give other answers.
+FORMS = {
+    "float32": (OPENVINO_MODEL, "f32"),
+    "bfloat16": (OPENVINO_MODEL, "bf16"),
+    "int8": (INT8_MODEL, "f32"),
+}
 
 
 class OpenVINOEngine:
@@ -73,23 +80,39 @@ def is_installed() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
-def load(model_dir: Path, cores: int, dtype: str = "uint8") -> OpenVINOEngine:
-    """Compile the bundle's OpenVINO form for `cores` cores and rows of `dtype`, and warm it up."""
-    openvino = _openvino()
+def has_bfloat16() -> bool:
+    """Whether this processor computes bfloat16 itself; elsewhere OpenVINO would imitate it, and be slower."""
+    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in capabilities
+
+
+def load(
+    model_dir: Path,
+    cores: int,
+    dtype: str = "uint8",
+    precision: str = "float32",
+    *,
+    lone: bool = False,
+) -> OpenVINOEngine:
+    """Compile the bundle's OpenVINO form for `cores` cores and rows of `dtype`, and warm it up.
+
+    A `lone` engine is compiled once, for calls that come one after the other.
+    """
+    openvino = import_openvino()
+    file, hint = FORMS[precision]
     core = openvino.Core()
-    model = core.read_model(model_dir / OPENVINO_MODEL)
+    model = core.read_model(model_dir / file)
     if dtype != "float32":
         steps = openvino.preprocess.PrePostProcessor(model)
         steps.input().tensor().set_element_type(openvino.Type(np.dtype(dtype)))
         steps.input().preprocess().convert_element_type(openvino.Type.f32)
         model = steps.build()
-    settings = {
-        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it, and other answers
-        "INFERENCE_NUM_THREADS": str(cores),
-    }
+    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": str(cores)}
     alone = core.compile_model(model, "CPU", {**settings, "NUM_STREAMS": "1"})
     together = (
-        core.compile_model(model, "CPU", {**settings, "NUM_STREAMS": str(cores)}) if cores > 1 else alone
+        core.compile_model(model, "CPU", {**settings, "NUM_STREAMS": str(cores)})
+        if cores > 1 and not lone
+        else alone
     )
     engine = OpenVINOEngine(alone, together, cores, dtype)
     engine.warm_up()
@@ -100,7 +123,7 @@ def export(model: Any, shape: tuple[int, ...], path: Path) -> None:
     """Write a Keras model (2 or 3, on TensorFlow) that takes float32 rows of `shape` as .xml and .bin."""
     import tensorflow as tf
 
-    openvino = _openvino()
+    openvino = import_openvino()
     traced = tf.function(
         lambda rows: tf.cast(model(rows, training=False), tf.float32),
         input_signature=[tf.TensorSpec((None, *shape), tf.float32)],
@@ -140,7 +163,7 @@ def _logging_kept() -> Iterator[None]:
         root.filters[:], root.handlers[:] = filters, handlers
 
 
-def _openvino() -> Any:
+def import_openvino() -> Any:
     """Import OpenVINO without its telemetry.
 
     The bare import reports to Google Analytics unless the user opted out, writes to the home directory and

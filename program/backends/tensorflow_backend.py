@@ -123,6 +123,13 @@ def start(decision: Decision, cores: int | None = None) -> None:
         tf.config.experimental.set_memory_growth(gpu, True)  # noqa: FBT003 - TensorFlow's signature
 
 
+def make_deterministic() -> None:
+    """Let every op give the same bits each time, at some cost; an op that has no such form fails."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+
+
 def try_first_op(decision: Decision, seconds: float = FIRST_OP_SECONDS) -> str | None:
     """Compute a little on each GPU decided on; give the fault in one line, None when all is well.
 
@@ -185,7 +192,7 @@ def _inspect(path: Path) -> tuple[str, bool]:
 
     A file may be HDF5 and, from its end, a .keras archive: both are looked at.
     """
-    import h5py  # type: ignore[import-untyped]  # comes with Keras
+    import h5py
 
     writer, configs = "", []
     with suppress(OSError, ValueError):  # no HDF5 or broken: Keras says what is wrong

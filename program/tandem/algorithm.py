@@ -44,6 +44,8 @@ class Context:
     model: Any = None
     #: who asks, in `input_fn` and `output_fn`; `predict_fn` computes for several callers at once
     caller: Caller = field(default_factory=Caller)
+    #: what the setting PRECISION asks for; an engine that has no choice may leave it alone
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Algorithm:
     hyperparameters: type | None
     channels: Mapping[str, Mapping[str, Any]]
     metrics: Mapping[str, str]
+    #: what a tuning job goes by: "Maximize" or "Minimize", and one of the metrics
+    objective: tuple[str, str] | None
     content_types: Sequence[str]
     accepts: Sequence[str]
     max_batch_rows: int
@@ -88,6 +92,7 @@ def load_algorithm(name: str, program: Path | None = None) -> Algorithm:
         hyperparameters=getattr(module, "Hyperparameters", None),
         channels=getattr(module, "CHANNELS", {}),
         metrics=getattr(module, "METRICS", {}),
+        objective=getattr(module, "OBJECTIVE", None),
         content_types=tuple(getattr(module, "CONTENT_TYPES", formats.DECODERS)),
         accepts=tuple(getattr(module, "ACCEPTS", formats.ENCODERS)),
         max_batch_rows=int(getattr(module, "MAX_BATCH_ROWS", DEFAULT_BATCH_ROWS)),

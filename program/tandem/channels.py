@@ -60,6 +60,15 @@ class Channel:
         )
 
 
+def check_content_type(channel: Channel, allowed: Sequence[str]) -> None:
+    """Raise `UserError` if a channel says what its content is and that is none of the allowed types."""
+    if channel.content_type and allowed and channel.content_type not in allowed:
+        raise UserError(
+            f"the channel '{channel.name}' has ContentType {channel.content_type!r:.60}; expected "
+            f"{', '.join(allowed)}, or none"
+        )
+
+
 def labelled_files(
     directory: Path, suffixes: Collection[str], channel: str, *, minimum_classes: int = 2
 ) -> list[tuple[Path, str]]:

@@ -18,6 +18,8 @@ SMALL_MODEL = 4 << 20
 #: Bytes that a process takes, at most, beside and for each byte of its model's files.
 PROCESS_BYTES = 512 << 20
 BYTES_PER_MODEL_BYTE = 8
+#: Processes that may end, one after the other, before the model was loaded: more will do no better.
+MOST_LOST_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Fleet:
     def __init__(self, size: int) -> None:
         self._size = size
         self._taken: dict[int, int] = {}
+        self._lost_starts = 0
         self._ready = mmap.mmap(-1, size + 1)  # a byte a slot; the last one: all have been ready once
 
     def take(self, age: int) -> int:
@@ -72,13 +75,21 @@ class Fleet:
 
     def free(self, age: int) -> None:
         """Free the slot of a process that ended."""
-        self._taken.pop(age, None)
+        slot = self._taken.pop(age, None)
+        if slot is not None:
+            self._lost_starts = 0 if self._ready[slot] else self._lost_starts + 1
+            self._ready[slot] = 0
 
     def mark_ready(self, slot: int) -> None:
         """Say, in its own process, that a slot's model is loaded."""
         self._ready[slot] = 1
         if all(self._ready[: self._size]):
             self._ready[self._size] = 1
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether process after process has ended without having been ready."""
+        return self._lost_starts >= MOST_LOST_STARTS
 
     @property
     def is_complete(self) -> bool:

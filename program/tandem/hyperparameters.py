@@ -46,7 +46,7 @@ class Parameter:
     exclusive_minimum: float | None = None
     exclusive_maximum: float | None = None
     choices: tuple[Any, ...] = ()
-    tunable: bool = False
+    tunable: bool | tuple[float, float] = False
     scale: Scale = "Auto"
     many: bool = False  # a list of them
     optional: bool = False  # None is allowed
@@ -76,12 +76,13 @@ def hyperparameter(
     exclusive_minimum: float | None = None,
     exclusive_maximum: float | None = None,
     choices: Sequence[Any] = (),
-    tunable: bool = False,
+    tunable: bool | tuple[float, float] = False,
     scale: Scale = "Auto",
 ) -> Any:
     """Return a dataclass field with this default and these limits; a list's limits are those of its items.
 
-    A default of None means that the algorithm chooses. `scale` is a tuning job's `ScalingType`.
+    A default of None means that the algorithm chooses. `tunable` may be the range that is worth searching,
+    (lowest, highest), within the limits; `scale` is a tuning job's `ScalingType`.
     """
     bounds = (minimum, maximum, exclusive_minimum, exclusive_maximum)
     metadata = {"parameter": Parameter("", "str", None, help, *bounds, tuple(choices), tunable, scale)}

@@ -113,9 +113,14 @@ def decode(body: bytes) -> Pixels:
 
 
 def read(path: Path) -> Pixels:
-    """Decode the picture in a file as `decode` does, and leave a file alone that is too large to be one."""
-    check_bytes(path.stat().st_size)
-    return decode(path.read_bytes())
+    """Decode the picture in a file as `decode` does, and leave a file alone that is too large to be one.
+
+    Only the open file is asked for its size: where a file system streams from S3, a name costs a request.
+    """
+    with path.open("rb", buffering=0) as file:
+        check_bytes(os.fstat(file.fileno()).st_size)
+        body = file.readall()
+    return decode(body)
 
 
 def from_array(array: npt.ArrayLike) -> Pixels:

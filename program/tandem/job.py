@@ -32,6 +32,9 @@ class TrainingJob:
     checkpoint_dir: Path | None = None
     #: where TensorBoard's event files go
     tensorboard_dir: Path | None = None
+    #: resourceconfig.json and inputdataconfig.json as they are, for programs that read them so
+    resource_config: Mapping[str, Any] = field(default_factory=dict)
+    input_data_config: Mapping[str, Any] = field(default_factory=dict)
     decision: Decision = field(default_factory=lambda: Decision(device="cpu", reason="not asked yet"))
     #: set when the platform wants the job to end: finish the step, save, return
     stop: threading.Event = field(default_factory=threading.Event)
@@ -59,6 +62,7 @@ class TrainingJob:
         """
         config = base_dir / "input" / "config"
         resources = _read_object(config / "resourceconfig.json")
+        inputs = _read_object(config / "inputdataconfig.json")
         hosts = resources.get("hosts") or ["algo-1"]
         if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
             raise UserError(f"resourceconfig.json: hosts is {hosts!r:.100}; expected a list of names.")
@@ -72,9 +76,9 @@ class TrainingJob:
             network_interface=str(resources.get("network_interface_name") or ""),
             checkpoint_dir=_find_mirrored(base_dir, "checkpointconfig.json", "checkpoints"),
             tensorboard_dir=_find_mirrored(base_dir, "tensorboardoutputconfig.json", "output/tensorboard"),
-            channels=_find_channels(
-                base_dir / "input" / "data", _read_object(config / "inputdataconfig.json")
-            ),
+            resource_config=resources,
+            input_data_config=inputs,
+            channels=_find_channels(base_dir / "input" / "data", inputs),
             hyperparameters=_read_object(config / "hyperparameters.json"),
             hosts=tuple(hosts),
             current_host=current_host,

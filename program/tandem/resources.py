@@ -8,6 +8,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+CGROUP = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+
 
 def _read_quota(cgroup: Path) -> float | None:
     """Give the CPU quota in cores that cgroup v2, or else v1, allows; None without a limit."""
@@ -32,21 +35,51 @@ class Resources:
     memory_bytes: int
 
 
-def find_resources(cgroup: Path = Path("/sys/fs/cgroup")) -> Resources:
+def find_resources(cgroup: Path = CGROUP) -> Resources:
     """Find the cores and the memory of this machine or container."""
     return Resources(count_cores(cgroup), count_memory(cgroup))
 
 
-def count_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Count the bytes of memory: the machine's, cut by the limit of cgroup v2, or else v1."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # "max" where v2 sets no limit
-            return min(total, int((cgroup / name).read_text()))
-    return total
+def count_memory(cgroup: Path = CGROUP, own: Path = OWN_CGROUP) -> int:
+    """Count the bytes of memory: the machine's, cut by the limits of this process's cgroups, v1 or v2."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for folder in _list_memory_folders(cgroup, own):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):  # "max" where v2 sets no limit
+                limits.append(int((folder / name).read_text()))
+    return min(limits)
 
 
-def count_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+def count_memory_kills(cgroup: Path = CGROUP, own: Path = OWN_CGROUP) -> int | None:
+    """Count the processes of this cgroup that the kernel killed for want of memory; None if nothing tells."""
+    for folder in _list_memory_folders(cgroup, own):
+        for name in ("memory.events", "memory.oom_control"):  # v2, v1
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                pairs = dict(line.split(" ", 1) for line in (folder / name).read_text().splitlines())
+                return int(pairs["oom_kill"])
+    return None
+
+
+def _list_memory_folders(cgroup: Path, own: Path) -> list[Path]:
+    """List the folders of the cgroup that counts this process's memory and of those around it, nearest first.
+
+    In a container the path in `own` is often the host's and leads nowhere; then its mount is the cgroup.
+    """
+    folders = []
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in {"", "memory"}:
+            root = cgroup / controllers
+            nearest = root / path.lstrip("/")
+            folders += [nearest, *(parent for parent in nearest.parents if parent.is_relative_to(root))]
+    return [*dict.fromkeys([*folders, cgroup, cgroup / "memory"])]
+
+
+def count_cores(cgroup: Path = CGROUP) -> int:
     """Count the cores this process may use: its affinity, cut by the container's quota; at least 1.
 
     CPU *shares* are left out: on SageMaker they look like one core on every instance.

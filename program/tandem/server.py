@@ -6,22 +6,26 @@ import argparse
 import contextlib
 import logging
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 
 from tandem.algorithm import Algorithm, Context, find_program, load_algorithm
 from tandem.app import create_app
 from tandem.devices import Decision
-from tandem.errors import TandemError
+from tandem.errors import TandemError, UserError
 from tandem.fleet import Fleet, Plan, make_plan
 from tandem.logs import configure_logging
-from tandem.monitoring import SHARED_FOLDER, Monitor
+from tandem.master import Master
+from tandem.monitoring import SHARED_FOLDER, Monitor, forget_process
+from tandem.proxy import Proxy, start_proxy
 from tandem.resources import find_resources
 from tandem.scoring import Limits, ScoringService
 from tandem.settings import Settings, render_settings
@@ -47,10 +51,14 @@ class _Log(Logger):  # type: ignore[misc]
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """Gunicorn, configured in code; it imports no framework before it forks."""
 
-    def __init__(self, settings: Settings, decision: Decision, plan: Plan) -> None:
+    def __init__(
+        self, settings: Settings, decision: Decision, plan: Plan, scratch: str, proxy: Proxy | None
+    ) -> None:
         self._settings = settings
         self._decision = decision
         self._plan = plan
+        self._scratch = scratch
+        self._proxy = proxy
         self._fleet = Fleet(plan.workers)
         self._slot = 0
         self._service: ScoringService | None = None
@@ -59,7 +67,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def load_config(self) -> None:
         """Set gunicorn's options; none comes from a file or the command line."""
         options: dict[str, Any] = {
-            "bind": f"0.0.0.0:{self._settings.port}",
+            "bind": f"unix:{self._proxy.socket}" if self._proxy else f"0.0.0.0:{self._settings.port}",
             "workers": self._plan.workers,
             "worker_class": ReadAheadWorker,
             "threads": self._plan.threads,
@@ -69,15 +77,19 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "graceful_timeout": DRAIN_SECONDS,
             "keepalive": 75,  # longer than the platform's proxy, which then never meets a closed connection
             "control_socket_disable": True,
-            "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
+            "worker_tmp_dir": self._scratch,
             "logger_class": _Log,
             "pre_fork": lambda _server, worker: setattr(self, "_slot", self._fleet.take(worker.age)),
             "post_fork": lambda _server, _worker: os.environ.update(self._environment()),
-            "child_exit": lambda _server, worker: self._fleet.free(worker.age),
+            "child_exit": self._bury,
             "worker_exit": lambda _server, _worker: self._service.stop() if self._service else None,
         }
         for name, value in options.items():
             self.cfg.set(name, value)
+
+    def run(self) -> None:
+        """Serve until a signal; raises `SystemExit` with the exit status."""
+        Master(self, self._proxy.process if self._proxy else None).run()
 
     def load(self) -> Any:
         """Build the app in a serving process, after the fork; the model begins to load."""
@@ -89,6 +101,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
                 decision=self._decision,
                 backend=self._settings.backend,
                 cores=self._plan.cores,
+                precision=self._settings.precision,
             )
             self._service = ScoringService(
                 algorithm,
@@ -113,6 +126,16 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """
         alone = self._plan.workers == 1 or not self._fleet.is_complete
         return alone or (self._service is not None and self._service.loaded)
+
+    def _bury(self, _master: Any, worker: Any) -> None:
+        """See to what a process leaves that ended; end the container where one after the other does."""
+        self._fleet.free(worker.age)
+        forget_process(worker.pid)
+        if self._fleet.is_hopeless:
+            raise HaltServer(
+                "process after process ended before its model was loaded; is there memory enough for it?",
+                Arbiter.WORKER_BOOT_ERROR,
+            )
 
     def _limits(self, algorithm: Algorithm) -> Limits:
         return Limits(
@@ -144,6 +167,31 @@ def _find_algorithm(settings: Settings) -> Algorithm:
     return load_algorithm(settings.algorithm, program)
 
 
+def _find_scratch() -> str:
+    """Give a folder for a few small files that go with the server; in memory, if one is."""
+    if os.access("/dev/shm", os.W_OK):  # noqa: S108
+        return "/dev/shm"  # noqa: S108
+    try:
+        return tempfile.gettempdir()
+    except OSError as error:
+        raise UserError(
+            "neither /dev/shm nor a temporary folder can be written; make one of them writable, as "
+            "`docker run --tmpfs /tmp` does."
+        ) from error
+
+
+@contextlib.contextmanager
+def _make_folder(place: str) -> Iterator[Path]:
+    """Make a folder in `place` that goes with this process; those forked from it leave it alone."""
+    owner = os.getpid()
+    folder = Path(tempfile.mkdtemp(prefix="tandem-", dir=place))
+    try:
+        yield folder
+    finally:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def main(arguments: Sequence[str], choose_device: Callable[[str, str | None], Decision]) -> int:
     """Serve until SIGTERM, then raise `SystemExit` with gunicorn's status; give 1 where it cannot start.
 
@@ -160,10 +208,14 @@ def main(arguments: Sequence[str], choose_device: Callable[[str, str | None], De
     try:
         settings = Settings.load(os.environ)
         configure_logging(settings.log_level)
-        decision = choose_device(settings.device, settings.visible_devices)
+        scratch = _find_scratch()
+        _serve(settings, choose_device(settings.device, settings.visible_devices), scratch)
     except TandemError as error:
         logger.error("%s", error)  # noqa: TRY400  # the sentence is the whole story
-        return 1
+    return 1
+
+
+def _serve(settings: Settings, decision: Decision, scratch: str) -> None:
     logger.info("device: %s: %s", decision.device, decision.reason)
     model_bytes = sum(
         path.stat().st_size for path in (settings.base_dir / "model").rglob("*") if path.is_file()
@@ -172,7 +224,10 @@ def main(arguments: Sequence[str], choose_device: Callable[[str, str | None], De
     logger.info("plan: %s; port %d", plan, settings.port)
     with contextlib.ExitStack() as stack:
         if plan.workers > 1:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tandem-metrics-"))
-            os.environ[SHARED_FOLDER] = folder
-        Server(settings, decision, plan).run()
-    return 0
+            os.environ[SHARED_FOLDER] = str(stack.enter_context(_make_folder(scratch)))
+        proxy = None
+        if settings.nginx:
+            # Not in memory: long bodies wait in files there.
+            folder = stack.enter_context(_make_folder(tempfile.gettempdir()))
+            proxy = start_proxy(folder, settings.port, settings.max_payload_mb, settings.timeout)
+        Server(settings, decision, plan, scratch, proxy).run()

@@ -51,6 +51,14 @@ def _flag(text: str) -> bool:
     return {"true": True, "1": True, "false": False, "0": False}[text.strip().lower()]
 
 
+def _entry_point(text: str) -> str:
+    """a module and a function in it, such as my_package.training:main"""  # noqa: D400, D403, D415
+    module, colon, function = text.strip().partition(":")
+    if not colon or not all(name.isidentifier() for name in [*module.split("."), function]):
+        raise ValueError
+    return text.strip()
+
+
 def _log_level(text: str) -> int:
     """a Python logging level, as a number (10 debug, 20 info, 30 warning) or a name"""  # noqa: D400, D403, D415
     word = text.strip().upper()
@@ -95,6 +103,12 @@ class Settings:
     submit_directory: str = _setting(
         "SAGEMAKER_SUBMIT_DIRECTORY", "", str, "The folder that holds `SAGEMAKER_PROGRAM`."
     )
+    training_module: str = _setting(
+        "SAGEMAKER_TRAINING_MODULE",
+        "",
+        _entry_point,
+        "A function that trains instead, `module:function`, as AWS's training toolkit calls it.",
+    )
     device: str = _setting(
         "TANDEM_DEVICE",
         "auto",
@@ -109,6 +123,13 @@ class Settings:
         "auto",
         _one_of("auto", "tensorflow", "openvino"),
         "Which engine computes when serving; `auto`: the GPU's TensorFlow, else OpenVINO, else TensorFlow.",
+    )
+    precision: str = _setting(
+        "PRECISION",
+        "float32",
+        _one_of("auto", "float32", "bfloat16", "int8"),
+        "What OpenVINO computes with: `bfloat16` where the processor has it, `int8` where training made that "
+        "form, `auto` the faster of both; only if the golden answers stay within tolerance, else `float32`.",
     )
     port: int = _setting(
         "SAGEMAKER_BIND_TO_PORT",
@@ -170,6 +191,13 @@ class Settings:
         "application/json",
         str,
         "The answer's media type where the caller names none.",
+    )
+    nginx: bool = _setting(
+        "NGINX",
+        False,  # noqa: FBT003
+        _flag,
+        "`true`: nginx in front, where it is installed; it costs more than it gives (docs/performance.md).",
+        shown="false",
     )
     emf_seconds: float = _setting(
         "EMF_SECONDS",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
+import site
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -13,14 +15,20 @@ from pathlib import Path
 from types import FrameType
 
 from tandem import hyperparameters
-from tandem.algorithm import Algorithm, find_program, load_algorithm
-from tandem.channels import Channel
+from tandem.algorithm import Algorithm, load_algorithm
+from tandem.channels import Channel, check_content_type
 from tandem.devices import Decision
+from tandem.environment import decode_parameters, describe_environment, make_flags
 from tandem.errors import TandemError, UserError
 from tandem.failures import describe_failure, write_failure
 from tandem.job import TrainingJob
 from tandem.logs import configure_logging
+from tandem.requirements import install_requirements
+from tandem.resources import count_cores
+from tandem.script import make_call, make_command, run_command
 from tandem.settings import Settings, find_base_dir, render_settings
+from tandem.submission import find_submission, is_module
+from tandem.tuning import describe_tuning
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +45,8 @@ def main(arguments: Sequence[str], choose_device: ChooseDevice) -> int:
     try:
         settings = Settings.load(os.environ)
         configure_logging(settings.log_level)
-        if {"-h", "--help"} & set(arguments):
-            print(_render_help(settings))  # noqa: T201  # asked for at a terminal
+        if asked := [argument for argument in arguments if argument in PAGES]:
+            print(PAGES[asked[0]](settings))  # noqa: T201  # asked for at a terminal
             return 0
         if arguments:
             raise UserError(
@@ -57,7 +65,8 @@ def main(arguments: Sequence[str], choose_device: ChooseDevice) -> int:
 def _render_help(settings: Settings) -> str:
     algorithm = load_algorithm(settings.algorithm)
     parts = [
-        "usage: train\n\nRun the SageMaker training job below SAGEMAKER_BASE_DIR.",
+        "usage: train [--help | --tuning]\n\nRun the SageMaker training job below SAGEMAKER_BASE_DIR.",
+        "--tuning prints what a tuning job needs to know: ranges, metrics and the objective, as JSON.",
         f"environment:\n{render_settings()}",
     ]
     if algorithm.hyperparameters:
@@ -66,43 +75,61 @@ def _render_help(settings: Settings) -> str:
     return "\n\n".join(parts)
 
 
+def _render_tuning(settings: Settings) -> str:
+    return json.dumps(describe_tuning(load_algorithm(settings.algorithm)), indent=2)
+
+
+#: What an argument prints instead of training.
+PAGES = {"-h": _render_help, "--help": _render_help, "--tuning": _render_tuning}
+
+
 def _train(settings: Settings, choose_device: ChooseDevice) -> None:
-    job = TrainingJob.load(settings.base_dir)
-    _stop_on_signal(job.stop)
+    job = replace(TrainingJob.load(settings.base_dir), name=settings.job_name)
+    submission = find_submission(job, settings)
+    is_plain = bool(settings.training_module) or bool(submission and not is_module(submission.path))
+    if not is_plain:  # a plain program gets its signals itself
+        _stop_on_signal(job.stop)
     decision = choose_device(settings.device, settings.visible_devices)
     logger.info("device: %s: %s", decision.device, decision.reason)
-    os.environ.update(decision.environment())
+    job = replace(job, decision=decision)
+    check_writable(job.model_dir)
+    check_writable(job.output_dir)
+    folder = submission.folder if submission else None
+    imports = install_requirements(folder) if folder else []
+    program = submission.program if submission else ""
+    described = describe_environment(job, settings, count_cores(), program, folder)
+    variables = {**decision.environment(), **described}
+    if is_plain:
+        flags = make_flags(decode_parameters(job.hyperparameters))
+        if settings.training_module:
+            command = make_call(settings.training_module, flags)
+        else:
+            assert submission is not None  # noqa: S101  # else it would not be plain
+            command = make_command(submission, flags)
+        run_command(command, folder or Path.cwd(), variables, imports)
+    os.environ.update(variables)
+    for path in imports:
+        site.addsitedir(str(path))
     # The environment is set: from here on the algorithm may import its framework.
-    algorithm = _find_algorithm(settings, job).require("train")
+    _train_here(load_algorithm(settings.algorithm, submission.path if submission else None), job)
+
+
+def _train_here(algorithm: Algorithm, job: TrainingJob) -> None:
+    """Call the algorithm's train() in this process and see that it left a model."""
+    train = algorithm.require("train").train
+    assert train is not None  # noqa: S101  # required above
     check_channels(algorithm, job)
     typed = job.hyperparameters
     if algorithm.hyperparameters is not None:
         typed = hyperparameters.convert(job.hyperparameters, algorithm.hyperparameters)
-    for folder in (job.model_dir, job.output_dir):
-        check_writable(folder)
-    train = algorithm.train
-    assert train is not None  # noqa: S101  # required above
-    train(replace(job, name=settings.job_name, hyperparameters=typed, decision=decision))
+    train(replace(job, hyperparameters=typed))
     if job.rank == 0 and not any(job.model_dir.iterdir()):
         raise TandemError(f"train() of {algorithm.name} returned, but left nothing in {job.model_dir}.")
     logger.info("training is done; the model is in %s", job.model_dir)
 
 
-def _find_algorithm(settings: Settings, job: TrainingJob) -> Algorithm:
-    """Load the user's own program if the job or the environment names one, else ALGORITHM's module."""
-    decode = hyperparameters.decode
-    name = str(decode(str(job.hyperparameters.get("sagemaker_program", settings.program))))
-    submitted = str(
-        decode(str(job.hyperparameters.get("sagemaker_submit_directory", settings.submit_directory)))
-    )
-    folders = [Path(submitted)] if submitted else []
-    folders += [job.channels["code"].directory] if "code" in job.channels else []
-    program = find_program(name, [*folders, job.base_dir / "code"])
-    return load_algorithm(settings.algorithm, program)
-
-
 def check_channels(algorithm: Algorithm, job: TrainingJob) -> None:
-    """Raise `UserError` if a channel that the algorithm requires is missing, naming what is there."""
+    """Raise `UserError` if a required channel is missing, or one holds what the algorithm does not read."""
     missing = [
         name
         for name, declared in algorithm.channels.items()
@@ -114,6 +141,8 @@ def check_channels(algorithm: Algorithm, job: TrainingJob) -> None:
             f"the channel {missing[0]!r} is missing: expected the folder "
             f"{job.base_dir / 'input' / 'data' / missing[0]}; channels of this job: {found}."
         )
+    for name in algorithm.channels.keys() & job.channels.keys():
+        check_content_type(job.channels[name], algorithm.channels[name].get("content_types", ()))
 
 
 def _is_there(channel: Channel | None) -> bool:

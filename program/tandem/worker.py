@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import select
 import selectors
@@ -18,6 +19,9 @@ from typing import Any
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from tandem.errors import Overloaded
+from tandem.refusals import describe_refusal, render_refusal
+
+logger = logging.getLogger(__name__)
 
 #: A request's head, and what of a body, that the loop reads; a thread reads what is beyond.
 MAX_HEAD = 64 * 1024
@@ -98,7 +102,10 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]
             self._watch(connection, self.on_client_socket_readable)
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001  # gunicorn's signature
-        """Accept or not; on the way out take what has connected already, as its requests may be sent."""
+        """Accept or not; on the way out take what has connected already, as its requests may be sent.
+
+        Then nothing listens: who connects later is refused and can ask elsewhere.
+        """
         super().set_accept_enabled(enabled and self.app.is_open())
         if not enabled and not self.alive:
             for listener in self.sockets:
@@ -106,6 +113,7 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]
                     if not select.select([listener], [], [], 0)[0]:
                         break
                     self.accept(listener)
+                listener.close()
 
     def on_client_socket_readable(self, connection: Connection, client: socket.socket) -> None:
         """Begin to read a request from a connection that was idle."""
@@ -160,6 +168,17 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]
             return False
         return super().handle(connection)
 
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Answer what the parser refused, or what broke outside the app; runs in a thread."""
+        del req, addr
+        status, kind, message = describe_refusal(exc)
+        line = {"event": "request_failed", "status": status, "error": kind, "message": message}
+        broken = status == 500
+        level = logging.ERROR if broken else logging.WARNING
+        logger.log(level, "%s", json.dumps(line), exc_info=exc if broken else None)
+        with contextlib.suppress(OSError):
+            client.sendall(render_refusal(status, kind, message))
+
     def murder_pending(self) -> None:
         """Close the connections that took too long to send a request, or to close their side."""
         super().murder_pending()
@@ -209,17 +228,6 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]
         connection.close()
 
 
-def _render_overloaded() -> bytes:
-    body = json.dumps(
-        {
-            "error": Overloaded.kind,
-            "message": "the server is busy with other requests; try again in a second.",
-        }
-    ).encode()
-    return (
-        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
-        b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-    )
-
-
-_OVERLOADED = _render_overloaded()
+_OVERLOADED = render_refusal(
+    Overloaded.status, Overloaded.kind, "the server is busy with other requests; try again in a second."
+)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.image_classifier import answers, pictures, training
+from algorithms.image_classifier import answers, pictures
 from algorithms.image_classifier.networks import ARCHITECTURES
-from backends import selection
+from backends import dtype_policy, selection
 from tandem.algorithm import Context
 from tandem.errors import UserError
 from tandem.hyperparameters import hyperparameter
@@ -24,14 +24,27 @@ class Hyperparameters:
     """What a training job may set; every default works."""
 
     epochs: int = hyperparameter(10, minimum=1, maximum=1000, help="Passes over the training pictures.")
-    batch_size: int = hyperparameter(32, minimum=1, maximum=4096, tunable=True, help="Pictures a step.")
+    batch_size: int = hyperparameter(32, minimum=1, maximum=4096, tunable=(16, 256), help="Pictures a step.")
     learning_rate: float = hyperparameter(
         0.001,
         exclusive_minimum=0,
         maximum=1,
-        tunable=True,
+        tunable=(1e-5, 0.1),
         scale="Logarithmic",
         help="Adam's rate at the start; it falls along a cosine to zero at the last epoch.",
+    )
+    dropout: float = hyperparameter(
+        0.3,
+        minimum=0,
+        maximum=0.9,
+        tunable=True,
+        help="Share of the features left out before the last layer in training; SmallCNN leaves out a third "
+        "of it after each block.",
+    )
+    class_weights: str = hyperparameter(
+        "none",
+        choices=("none", "balanced"),
+        help="balanced: mistakes on rare labels count more, so that all labels count the same.",
     )
     architecture: str = hyperparameter(
         "SmallCNN",
@@ -68,6 +81,20 @@ class Hyperparameters:
         help="Where the weights start: random, or the name of a Keras file (.keras, .h5, .weights.h5) in the "
         "channel pretrained; a last layer for other labels starts at random.",
     )
+    freeze_epochs: int = hyperparameter(
+        0,
+        minimum=0,
+        maximum=1000,
+        help="The first epochs, in which only the last layer is fitted; for weights that do not start at "
+        "random.",
+    )
+    fine_tuning_rate: float | None = hyperparameter(
+        None,
+        exclusive_minimum=0,
+        maximum=1,
+        help="The learning rate at which the whole network is fitted after freeze_epochs. None: a tenth of "
+        "learning_rate.",
+    )
     validation_share: float = hyperparameter(
         0.2,
         minimum=0.01,
@@ -85,6 +112,33 @@ class Hyperparameters:
         minimum=0,
         maximum=2**31 - 1,
         help="Decides the split, the order, the augmentation and the weights.",
+    )
+    deterministic: bool = hyperparameter(
+        False,  # noqa: FBT003
+        help="The same seed gives the same weights to the last bit on the same kind of machine; slower.",
+    )
+    precision: str = hyperparameter(
+        "auto",
+        choices=dtype_policy.POLICIES,
+        help="What layers compute in on GPUs; auto: mixed_bfloat16 or mixed_float16 where the GPU gains by "
+        "it. On CPUs always float32. The stored model is float32.",
+    )
+    xla: bool = hyperparameter(
+        False,  # noqa: FBT003
+        help="Compile the steps by XLA: slower on CPUs; on one GPU a long first step, perhaps faster ones.",
+    )
+    quantization: str = hyperparameter(
+        "none",
+        choices=("none", "int8"),
+        help="int8: the bundle gets a form in whole numbers too, calibrated on 300 training pictures, that "
+        "serves about twice as fast where the setting PRECISION asks for it.",
+    )
+    checkpoint_minutes: float = hyperparameter(
+        5.0,
+        minimum=0,
+        maximum=1440,
+        help="Minutes between checkpoints within an epoch, where the job has a CheckpointConfig; there is "
+        "one after each epoch in any case. 0: after each step.",
     )
 
 
@@ -106,11 +160,23 @@ CHANNELS: dict[str, dict[str, Any]] = {
         "content_types": ["application/octet-stream"],
         "required": False,
     },
+    "test": {
+        "description": "Pictures for the report only, laid out as training is.",
+        "content_types": PICTURES,
+        "required": False,
+    },
+    "model": {
+        "description": "An earlier job's model.tar.gz, whose training this one continues.",
+        "content_types": ["application/x-sagemaker-model"],
+        "required": False,
+    },
 }
 
 METRICS = {
     name: regex(name) for name in ("loss", "accuracy", "val_loss", "val_accuracy", "images_per_second")
 }
+
+OBJECTIVE = ("Maximize", "val_accuracy")
 
 CONTENT_TYPES = tuple(pictures.READERS)
 
@@ -140,12 +206,16 @@ class Classifier:
 
 def train(job: TrainingJob) -> None:
     """Fit a network to the job's pictures and leave a bundle in `job.model_dir`, also when stopped."""
+    from algorithms.image_classifier import training  # which serving can do without
+
     training.train(job)
 
 
 def model_fn(model_dir: Path, context: Context) -> Classifier:
     """Load the bundle on the engine that `context` calls for."""
-    engine, manifest = selection.load_engine(model_dir, context.backend, context.decision, context.cores)
+    engine, manifest = selection.load_engine(
+        model_dir, context.backend, context.decision, context.cores, context.precision
+    )
     preprocessing = Preprocessing.from_dict(manifest.preprocessing)
     made, taken = (preprocessing.shape, preprocessing.dtype), (manifest.input_shape, manifest.input_dtype)
     if made != taken:

@@ -7,13 +7,14 @@ import math
 import random
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from algorithms.image_classifier import index
 from tandem import channels, images
 from tandem.channels import Channel
 from tandem.errors import UserError
@@ -24,64 +25,139 @@ logger = logging.getLogger(__name__)
 #: Unreadable pictures that the log names; all are counted.
 NAMED = 20
 
-#: What `Reader.fetch` says of a picture: use it, leave it out, or stop reading.
-READ, SKIPPED, GIVEN_UP = np.int64(0), np.int64(1), np.int64(2)
-
 Pixels = np.ndarray[Any, np.dtype[Any]]
+
+#: A picture and its label's index, or its label's name.
+Item = tuple[Path, int]
+Named = tuple[Path, str]
+
+#: Gives every host's value, which JSON can hold, in rank order.
+Exchange = Callable[[Any], list[Any]]
+
+Label = TypeVar("Label", int, str)
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Each picture's path and the index of its label, for training and for validation."""
+    """Each picture's path and the index of its label, for training and for validation.
+
+    `training_parts` and `validation_parts` are how many pictures each host has for itself, in rank order;
+    None where all hosts have the same ones.
+    """
 
     labels: tuple[str, ...]
-    training: Sequence[tuple[Path, int]]
-    validation: Sequence[tuple[Path, int]]
+    training: Sequence[Item]
+    validation: Sequence[Item]
+    training_parts: tuple[int, ...] | None = None
+    validation_parts: tuple[int, ...] | None = None
 
 
-def list_pictures(folders: Mapping[str, Channel], validation_share: float, seed: int) -> Pictures:
+def list_pictures(
+    folders: Mapping[str, Channel], validation_share: float, seed: int, exchange: Exchange = lambda own: [own]
+) -> Pictures:
     """List the channel `training`, and `validation` or else a share of every class held out of `training`.
 
-    The same pictures are held out for the same files and seed. Raises `UserError` where there is nothing to
-    learn or to validate.
+    An index in the channel (see `index`) decides on pictures and labels; without one each folder is a label.
+    The same pictures are held out for the same files and seed. `exchange` gives every host's value in rank
+    order; it is asked where a channel is sharded, so that all hosts have the same labels or raise the same
+    error. Raises `UserError` where there is nothing to learn or to validate.
     """
-    found = channels.labelled_files(folders["training"].directory, images.SUFFIXES, "training")
-    labels = tuple(sorted({label for _, label in found}))
-    place = {label: index for index, label in enumerate(labels)}
-    if "validation" not in folders:
-        training, validation = _split([(path, place[label]) for path, label in found], validation_share, seed)
-        return Pictures(labels, training, validation)
-    held = channels.labelled_files(
-        folders["validation"].directory, images.SUFFIXES, "validation", minimum_classes=1
-    )
-    strange = sorted({label for _, label in held} - set(labels))
-    if strange:
-        raise UserError(
-            f"channel validation has labels that channel training has not: {', '.join(strange[:10])}; "
-            f"expected some of: {', '.join(labels[:20])}."
-        )
+    sharded = {name: channel.sharded for name, channel in folders.items()}
+    held_apart = sharded.get("validation", sharded["training"])
+    training: list[Named] = []
+    validation: list[Named] = []
+    said: Any
+    try:
+        training = _list_channel(folders["training"], minimum_classes=1 if sharded["training"] else 2)
+        if "validation" in folders:
+            validation = _list_channel(folders["validation"], minimum_classes=1)
+        else:
+            training, validation = _split(training, validation_share, seed)
+        said = [sorted({label for _, label in items}) for items in (training, validation)]
+        said += [len(training), len(validation)]
+    except UserError as error:
+        said = str(error)
+    everyone = exchange(said) if sharded["training"] or held_apart else [said]
+    labels = _agree(everyone)
+    place = {label: number for number, label in enumerate(labels)}
     return Pictures(
         labels,
-        [(path, place[label]) for path, label in found],
-        [(path, place[label]) for path, label in held],
+        [(path, place[label]) for path, label in training],
+        [(path, place[label]) for path, label in validation],
+        tuple(one[2] for one in everyone) if sharded["training"] and len(everyone) > 1 else None,
+        tuple(one[3] for one in everyone) if held_apart and len(everyone) > 1 else None,
     )
 
 
-def _split(
-    items: Sequence[tuple[Path, int]], share: float, seed: int
-) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+def list_labelled(channel: Channel, labels: Sequence[str]) -> list[Item]:
+    """List a further channel, of which this host may have a part; raises `UserError` for other labels."""
+    named = _list_channel(channel, minimum_classes=1)
+    _check_known(channel.name, {label for _, label in named}, labels)
+    place = {label: number for number, label in enumerate(labels)}
+    return [(path, place[label]) for path, label in named]
+
+
+def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Give each label once, in the order of their indices: whole numbers by their value, else as texts."""
+    found = set(labels)
+    numbers = all(label.isdecimal() and label.isascii() for label in found)
+    return tuple(sorted(found, key=lambda label: (int(label) if numbers else 0, label)))
+
+
+def _list_channel(channel: Channel, minimum_classes: int) -> list[Named]:
+    """List a channel's pictures and their labels' names, by its index or else by its folders."""
+    listing = index.find_index(channel.directory)
+    if listing is None:
+        return channels.labelled_files(
+            channel.directory, images.SUFFIXES, channel.name, minimum_classes=minimum_classes
+        )
+    try:
+        return index.read_index(listing)
+    except UserError as error:
+        if not channel.sharded:
+            raise
+        raise UserError(
+            f"{error} The channel {channel.name} is ShardedByS3Key, so each host has only a part of what an "
+            "index lists; use FullyReplicated, or folders."
+        ) from error
+
+
+def _agree(everyone: Sequence[Any]) -> tuple[str, ...]:
+    """Give the labels of all hosts' training pictures; raise the same error on every host."""
+    for number, said in enumerate(everyone, 1):
+        if isinstance(said, str):
+            raise UserError(said if len(everyone) == 1 else f"host {number} of {len(everyone)}: {said}")
+    labels = sort_labels(label for said in everyone for label in said[0])
+    if len(labels) < 2:
+        raise UserError(
+            f"channel training has only pictures of the label {', '.join(labels)}; expected two or more."
+        )
+    _check_known("validation", {label for said in everyone for label in said[1]}, labels)
+    return labels
+
+
+def _check_known(channel: str, found: Collection[str], labels: Sequence[str]) -> None:
+    strange = sort_labels(set(found) - set(labels))
+    if strange:
+        raise UserError(
+            f"channel {channel} has labels that channel training has not: {', '.join(strange[:10])}; "
+            f"expected some of: {', '.join(labels[:20])}."
+        )
+
+
+def _split(items: Sequence[tuple[Path, Label]], share: float, seed: int) -> tuple[list[Any], list[Any]]:
     """Hold out `share` of each class: at least one picture where there are two, never the last one."""
-    classes: dict[int, list[tuple[Path, int]]] = {}
+    classes: dict[Label, list[tuple[Path, Label]]] = {}
     for item in items:
         classes.setdefault(item[1], []).append(item)
     generator = random.Random(seed)  # noqa: S311  # a split is no secret
-    training: list[tuple[Path, int]] = []
-    validation: list[tuple[Path, int]] = []
+    training: list[tuple[Path, Label]] = []
+    validation: list[tuple[Path, Label]] = []
     for members in classes.values():
         count = min(max(round(len(members) * share), 1), len(members) - 1)
         chosen = set(generator.sample(range(len(members)), count))
-        for index, item in enumerate(members):
-            (validation if index in chosen else training).append(item)
+        for place, item in enumerate(members):
+            (validation if place in chosen else training).append(item)
     if not validation:
         raise UserError(
             "channel training has one picture a class, so none can be held out for validation; "
@@ -107,20 +183,20 @@ class Reader:
 
     def read(self, path: Path) -> Pixels | None:
         """Read one picture as the network takes it; None, and the reason in the log, if it cannot be."""
+        return self._take(path, lambda: images.read(path))
+
+    def decode(self, body: bytes, name: Path) -> Pixels | None:
+        """Read one picture that is in memory already, as `read` does; messages have `name`."""
+        return self._take(name, lambda: images.decode(body))
+
+    def _take(self, path: Path, load: Callable[[], Pixels]) -> Pixels | None:
         try:
-            return images.preprocess(images.read(path), self.spec)
+            return images.preprocess(load(), self.spec)
         except UserError as error:
             self._note(path, str(error))
         except OSError as error:
             self._note(path, error.strerror or str(error))
         return None
-
-    def fetch(self, path: Path) -> tuple[Pixels, np.int64]:
-        """Read one picture for the stream: its pixels, or black, and READ, SKIPPED or GIVEN_UP."""
-        pixels = None if self.given_up else self.read(path)
-        if pixels is not None:
-            return pixels, READ
-        return np.zeros(self.spec.shape, self.spec.dtype), GIVEN_UP if self.given_up else SKIPPED
 
     def readable(self, items: Sequence[tuple[Path, int]]) -> Counter[int]:
         """Count by label the pictures that have not failed so far."""
@@ -152,41 +228,6 @@ class Reader:
             logger.warning("Further unreadable pictures are counted, not named.")
 
 
-def stream(items: Sequence[tuple[Path, int]], reader: Reader, batch_size: int, seed: int | None) -> Any:
-    """Give a `tf.data.Dataset` of (pixels (n, h, w, c), label indices int64 (n,)), never all in memory.
-
-    With a seed each pass has another order, the same for the same seed; with None it is that of `items`.
-    Unreadable pictures are left out; it ends early once the reader has given up.
-    """
-    import tensorflow as tf
-
-    labels = [label for _, label in items]
-
-    def fetch(index: int) -> tuple[Pixels, np.int64, np.int64]:
-        pixels, outcome = reader.fetch(items[index][0])
-        return pixels, np.int64(labels[index]), outcome
-
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def load(index: Any) -> Any:
-        return tf.numpy_function(fetch, [index], [tf.as_dtype(reader.spec.dtype), tf.int64, tf.int64])
-
-    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-    def shape(pixels: Any, label: Any, _: Any) -> Any:
-        return tf.ensure_shape(pixels, reader.spec.shape), tf.ensure_shape(label, ())
-
-    indices = tf.data.Dataset.range(len(items))
-    if seed is not None:
-        indices = indices.shuffle(len(items), seed=seed, reshuffle_each_iteration=True)
-    return (
-        indices.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .take_while(lambda _pixels, _label, outcome: outcome != GIVEN_UP)
-        .filter(lambda _pixels, _label, outcome: outcome == READ)
-        .map(shape)
-        .batch(batch_size)
-        .prefetch(tf.data.AUTOTUNE)
-    )
-
-
 def choose_spread(items: Sequence[tuple[Path, int]], count: int, reader: Reader) -> Pixels:
     """Read up to `count` pictures, one of each class in turn; (n, h, w, c)."""
     classes: dict[int, list[Path]] = {}
@@ -202,3 +243,14 @@ def choose_spread(items: Sequence[tuple[Path, int]], count: int, reader: Reader)
         if pixels is not None:
             chosen.append(pixels)
     return np.stack(chosen) if chosen else np.zeros((0, *reader.spec.shape), reader.spec.dtype)
+
+
+def report_unreadable(pictures: Pictures, reader: Reader) -> None:
+    """Say how many pictures were left out, and which labels the network has therefore never seen."""
+    if not reader.unreadable:
+        return
+    logger.warning("%s of %s pictures were left out as unreadable.", len(reader.unreadable), reader.listed)
+    readable = reader.readable(pictures.training)
+    unseen = [label for place, label in enumerate(pictures.labels) if not readable[place]]
+    if unseen and pictures.training_parts is None:
+        logger.warning("No picture for training could be read of: %s.", ", ".join(unseen))

@@ -1,23 +1,30 @@
-"""The loop that fits a network: epochs, early stopping, and leaving at once when the job is stopped."""
+"""The loop that fits a network: epochs, early stopping, checkpoints, and leaving at once when stopped."""
 
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from algorithms.image_classifier.sources import Source
+from algorithms.image_classifier.tally import Tally
+from algorithms.image_classifier.trainer import Trainer
+from backends.checkpoints import Checkpoint, CheckpointStore
+from backends.distribution import Team
 from tandem.errors import UserError
 from tandem.metrics import format_metrics
 
 logger = logging.getLogger(__name__)
 
-#: Steps between two looks at the loss; each look waits for the device.
-LOOK_EVERY = 20
+#: Steps after which several hosts agree on whether to leave or to save; each agreement waits for all of them.
+AGREE_EVERY = 20
+
+#: Called with the epoch, its numbers and the network, after each epoch.
+Observe = Callable[[int, Mapping[str, float], Any], None]
 
 
 @dataclass(frozen=True)
@@ -25,58 +32,223 @@ class Plan:
     """How to fit; `patience` 0 means to go through all epochs, `progress` to show a bar on the terminal."""
 
     epochs: int
-    steps_per_epoch: int
-    learning_rate: float
-    patience: int
+    patience: int = 0
+    checkpoint_seconds: float = 300.0
     progress: bool = False
 
 
 @dataclass
-class Tally:
-    """Sums over the pictures of one pass; what the device has not computed yet is pending."""
+class Course:
+    """How far a training has come: all of it that a checkpoint keeps beside the variables."""
 
-    loss: float = 0.0
-    correct: int = 0
-    images: int = 0
-    steps: int = 0
-    labels: set[int] = field(default_factory=set)
-    pending: list[Any] = field(default_factory=list)
+    epoch: int = 1
+    tally: Tally = field(default_factory=Tally)  # of this epoch's training pass
+    seconds: float = 0.0  # that this pass took so far
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    best_weights: list[Any] = field(default_factory=list)
 
-    def add(self, result: Any, labels: Any) -> None:
-        """Take in one step: its (loss, correct, images) and its labels."""
-        self.steps += 1
-        self.labels.update(labels.numpy().tolist())
-        self.pending.append(result)
-        if len(self.pending) >= LOOK_EVERY:
-            self.settle()
+    def to_checkpoint(self, trainer: Trainer) -> Checkpoint:
+        """Give all that is needed to go on from here."""
+        self.tally.settle()
+        state = {
+            "tally": self.tally.as_dict(),
+            "seconds": self.seconds,
+            "history": self.history,
+            "best": self.best,
+        }
+        arrays = {**trainer.read(), "best_weights": self.best_weights}
+        return Checkpoint(self.epoch, self.tally.steps, arrays, state)
 
-    def settle(self) -> None:
-        """Wait for what is pending; raise `UserError` if the loss is not a number any more."""
-        for result in self.pending:
-            loss, correct, images = result.numpy().tolist()
-            self.loss += loss
-            self.correct += int(correct)
-            self.images += int(images)
-        self.pending.clear()
-        if not math.isfinite(self.loss):
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, trainer: Trainer) -> Course:
+        """Take the variables back and give the course."""
+        trainer.restore(checkpoint.arrays)
+        state = checkpoint.state
+        return cls(
+            checkpoint.epoch,
+            Tally.from_dict(state["tally"]),
+            state["seconds"],
+            state["history"],
+            state["best"],
+            checkpoint.arrays["best_weights"],
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training ended with: the numbers of its weights, and each finished epoch's."""
+
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+
+
+class Fit:
+    """One training: `run` goes through the epochs; what it shares with its parts is here."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        training: Source,
+        validation: Source,
+        plan: Plan,
+        *,
+        team: Team,
+        stop: threading.Event,
+        observers: Sequence[Observe] = (),
+        store: CheckpointStore | None = None,
+    ) -> None:
+        self._trainer = trainer
+        self._training = training
+        self._validation = validation
+        self._plan = plan
+        self._team = team
+        self._stop = stop
+        self._observers = observers
+        self._store = store
+        self._saved_at = time.monotonic()
+        self._stopped = False
+
+    def run(self) -> Outcome:
+        """Fit the network and log one line an epoch; give the numbers of the weights it ends with.
+
+        It leaves right after the step in which `stop` was set. With patience it ends after so many epochs
+        without a lower val_loss, and the weights of the best epoch come back, also after a stop. With a store
+        it goes on from the newest checkpoint that all hosts have. Raises `UserError` if fewer than two
+        classes can be read, or the fit diverges.
+        """
+        course = self._resume()
+        metrics = dict(course.history[-1]) if course.history else {}
+        while course.epoch <= self._plan.epochs and not self._has_lost_patience(course):
+            self._train(course)
+            seen = {"epoch": course.epoch, **course.tally.means()}
+            if not self._stopped:
+                self._check_labels(course.tally)
+                held = self._measure()
+            if self._stopped:
+                metrics = seen
+                self._save(course)
+                logger.info(
+                    "Stopped in epoch %s after %s steps of it; saving the model so far.",
+                    *(course.epoch, course.tally.steps),
+                )
+                break
+            metrics = seen | held.means("val_")
+            self._end_epoch(course, metrics)
+        if course.best and course.best is not metrics:
+            self._trainer.network.set_weights(course.best_weights)
+            if course.best != metrics:
+                logger.info("The weights of the best epoch are back: %s", format_metrics(course.best))
+            metrics = course.best
+        return Outcome(metrics, course.history)
+
+    def _resume(self) -> Course:
+        """Go on from the newest checkpoint that every host can read, or start."""
+        if self._store is None:
+            return Course()
+        held = self._team.exchange([list(step) for step in self._store.steps()])
+        common = set.intersection(*({(epoch, step) for epoch, step in one} for one in held))
+        if not common:
+            return Course()
+        course = Course.from_checkpoint(self._store.load(max(common)), self._trainer)
+        logger.info("Going on from the checkpoint of epoch %s, step %s.", course.epoch, course.tally.steps)
+        return course
+
+    def _has_lost_patience(self, course: Course) -> bool:
+        """Whether the last epochs brought no lower val_loss."""
+        lost = bool(
+            self._plan.patience
+            and course.best
+            and course.epoch - 1 - course.best["epoch"] >= self._plan.patience
+        )
+        if lost:
+            logger.info("No lower val_loss for %s epochs; ending early.", self._plan.patience)
+        return lost
+
+    def _train(self, course: Course) -> None:
+        """Take the rest of an epoch's steps, or those up to the one in which the job is stopped."""
+        before = (course.epoch - 1) * self._training.steps
+        progress = Progress(course.epoch, self._plan, self._training.steps) if self._plan.progress else None
+        started = time.monotonic() - course.seconds
+        for batch in self._training.batches(course.epoch, course.tally.steps):
+            course.tally.add(self._trainer.train(before + course.tally.steps, batch), *batch[1:])
+            logger.debug("epoch %s: step %s", course.epoch, course.tally.steps)
+            course.seconds = time.monotonic() - started
+            self._training.check()
+            if progress:
+                progress.show(course.tally)
+            leave, save = self._agree(course.tally.steps)
+            if leave:
+                self._stopped = True
+                break
+            if save:
+                self._save(course)
+        course.tally.settle()
+        course.seconds = time.monotonic() - started
+        self._training.check()
+        if progress:
+            progress.close(course.tally)
+
+    def _measure(self) -> Tally:
+        """Measure on the validation pictures."""
+        tally = Tally()
+        for batch in self._validation.batches(1):
+            tally.add(self._trainer.measure(batch), *batch[1:])
+            self._validation.check()
+            if self._agree(tally.steps)[0]:
+                self._stopped = True
+                return tally
+        tally.settle()
+        self._validation.check()
+        if not tally.weight:
+            raise UserError("no picture for validation could be read; the log names them and the reasons.")
+        return tally
+
+    def _end_epoch(self, course: Course, metrics: dict[str, float]) -> None:
+        speed = course.tally.weight / max(course.seconds, 1e-9)
+        logger.info("%s", format_metrics({**metrics, "images_per_second": speed}))
+        course.history.append(metrics)
+        for observe in self._observers:
+            observe(course.epoch, {**metrics, "images_per_second": speed}, self._trainer.network)
+        if self._plan.patience and (not course.best or metrics["val_loss"] < course.best["val_loss"]):
+            course.best, course.best_weights = metrics, self._trainer.network.get_weights()
+        course.epoch, course.tally, course.seconds = course.epoch + 1, Tally(), 0.0
+        self._save(course)
+
+    def _agree(self, steps: int) -> tuple[bool, bool]:
+        """Decide whether to leave and whether to save, the same on every host and after the same step."""
+        due = self._store is not None and (time.monotonic() - self._saved_at >= self._plan.checkpoint_seconds)
+        if len(self._team.hosts) == 1:
+            return self._stop.is_set(), due
+        if steps % AGREE_EVERY:
+            return False, False
+        said = self._team.exchange([self._stop.is_set(), due])
+        return any(leave for leave, _ in said), any(save for _, save in said)
+
+    def _save(self, course: Course) -> None:
+        if self._store is None:
+            return
+        self._store.save(course.to_checkpoint(self._trainer))
+        self._saved_at = time.monotonic()
+
+    def _check_labels(self, seen: Tally) -> None:
+        """Raise `UserError` unless two classes were seen, on whichever host."""
+        labels = {label for one in self._team.exchange(sorted(seen.labels)) for label in one}
+        if len(labels) < 2:
             raise UserError(
-                f"the loss became {self.loss}: the fit diverged. Lower the hyperparameter learning_rate."
+                f"the readable pictures for training are of {len(labels)} class(es); expected two or "
+                "more. The log names the unreadable ones."
             )
-
-    def means(self, prefix: str = "") -> dict[str, float]:
-        """Give the mean loss and accuracy of the pictures that are settled."""
-        count = max(self.images, 1)
-        return {f"{prefix}loss": self.loss / count, f"{prefix}accuracy": self.correct / count}
 
 
 class Progress:
     """Keras's progress bar, for one pass."""
 
-    def __init__(self, epoch: int, plan: Plan) -> None:
+    def __init__(self, epoch: int, plan: Plan, steps: int) -> None:
         import keras
 
         sys.stdout.write(f"Epoch {epoch}/{plan.epochs}\n")
-        self._bar = keras.utils.Progbar(plan.steps_per_epoch, stateful_metrics=["loss", "accuracy"])
+        self._bar = keras.utils.Progbar(steps, stateful_metrics=["loss", "accuracy"])
 
     def show(self, tally: Tally) -> None:
         """Show the step just taken, waiting for it."""
@@ -86,124 +258,3 @@ class Progress:
     def close(self, tally: Tally) -> None:
         """Show the whole pass and end the line."""
         self._bar.update(tally.steps, list(tally.means().items()), finalize=True)
-
-
-def fit(
-    network: Any,
-    augment: Callable[[Any], Any],
-    training: Any,
-    validation: Any,
-    plan: Plan,
-    *,
-    stop: threading.Event,
-    check: Callable[[], None],
-) -> dict[str, float]:
-    """Fit `network` and log one line an epoch; give the numbers of the weights it ends with.
-
-    It leaves right after the step in which `stop` was set. With patience it ends after so many epochs without
-    a lower val_loss, and the weights of the best epoch come back, also after a stop. `check` is called after
-    each step and may raise. Raises `UserError` if fewer than two classes can be read, or the fit diverges.
-    """
-    train_step = _train_step(network, augment, training.element_spec, plan)
-    test_step = _test_step(network, validation.element_spec)
-    best: dict[str, float] = {}
-    best_weights: Any = None
-    metrics: dict[str, float] = {}
-    for epoch in range(1, plan.epochs + 1):
-        started = time.monotonic()
-        seen = _pass(training, train_step, stop, check, Progress(epoch, plan) if plan.progress else None)
-        seconds = time.monotonic() - started
-        metrics = {"epoch": epoch, **seen.means()}
-        if not stop.is_set() and len(seen.labels) < 2:
-            raise UserError(
-                f"the readable pictures for training are of {len(seen.labels)} class(es); expected two or "
-                "more. The log names the unreadable ones."
-            )
-        held = _pass(validation, test_step, stop, check) if not stop.is_set() else Tally()
-        if stop.is_set():
-            logger.info(
-                "Stopped in epoch %s after %s steps of it; saving the model so far.", epoch, seen.steps
-            )
-            break
-        if not held.images:
-            raise UserError("no picture for validation could be read; the log names them and the reasons.")
-        metrics |= held.means("val_")
-        logger.info("%s", format_metrics({**metrics, "images_per_second": seen.images / max(seconds, 1e-9)}))
-        if not plan.patience:
-            continue
-        if not best or metrics["val_loss"] < best["val_loss"]:
-            best, best_weights = metrics, network.get_weights()
-        elif epoch - best["epoch"] >= plan.patience:
-            logger.info("No lower val_loss for %s epochs; ending early.", plan.patience)
-            break
-    if best and best is not metrics:
-        network.set_weights(best_weights)
-        logger.info("The weights of the best epoch are back: %s", format_metrics(best))
-        return best
-    return metrics
-
-
-def _pass(
-    batches: Any,
-    step: Callable[[Any, Any], Any],
-    stop: threading.Event,
-    check: Callable[[], None],
-    progress: Progress | None = None,
-) -> Tally:
-    """Take `step` on every batch, or up to the one in which `stop` is set."""
-    tally = Tally()
-    for images, labels in batches:
-        tally.add(step(images, labels), labels)
-        check()
-        if progress:
-            progress.show(tally)
-        if stop.is_set():
-            break
-    tally.settle()
-    check()
-    if progress:
-        progress.close(tally)
-    return tally
-
-
-def _train_step(network: Any, augment: Callable[[Any], Any], signature: Any, plan: Plan) -> Any:
-    """Give a graph that fits to one batch: (images, labels) → float32 (loss sum, correct, images)."""
-    import keras
-    import tensorflow as tf
-
-    # Along a cosine to zero: the last epochs settle, whatever the first ones were.
-    falling = keras.optimizers.schedules.CosineDecay(plan.learning_rate, plan.epochs * plan.steps_per_epoch)
-    optimizer = keras.optimizers.Adam(falling)
-    variables = network.trainable_variables
-    optimizer.build(variables)
-
-    def step(images: Any, labels: Any) -> Any:
-        with tf.GradientTape() as tape:
-            answers = network(augment(tf.cast(images, tf.float32)), training=True)
-            losses = keras.losses.sparse_categorical_crossentropy(labels, answers)
-            loss = tf.reduce_mean(losses)
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        return _sums(losses, answers, labels)
-
-    return tf.function(step, input_signature=signature, autograph=False)
-
-
-def _test_step(network: Any, signature: Any) -> Any:
-    """Give a graph that only looks: (images, labels) → float32 (loss sum, correct, images)."""
-    import keras
-    import tensorflow as tf
-
-    def step(images: Any, labels: Any) -> Any:
-        answers = network(tf.cast(images, tf.float32), training=False)
-        return _sums(keras.losses.sparse_categorical_crossentropy(labels, answers), answers, labels)
-
-    return tf.function(step, input_signature=signature, autograph=False)
-
-
-def _sums(losses: Any, answers: Any, labels: Any) -> Any:
-    import tensorflow as tf
-
-    correct = tf.math.count_nonzero(tf.equal(tf.argmax(answers, axis=-1), labels))
-    return tf.stack(
-        [tf.reduce_sum(losses), tf.cast(correct, tf.float32), tf.cast(tf.size(labels), tf.float32)]
-    )

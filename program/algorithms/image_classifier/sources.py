@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+from algorithms.image_classifier import data
+from algorithms.image_classifier.data import Pixels
+from algorithms.image_classifier.file_source import FileSource
+from tandem.channels import Channel
+from tandem.errors import UserError
+from tandem.images import Preprocessing
 
 
 class Source(Protocol):
@@ -27,6 +39,98 @@ class Source(Protocol):
         """
         ...
 
+    def name(self, row: int) -> str:
+        """Name a row of a whole pass in order, for people."""
+        ...
+
     def check(self) -> None:
         """Raise `UserError` if more of the pictures read so far were unreadable than the job allows."""
         ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a job's pictures are read."""
+
+    spec: Preprocessing
+    batch_size: int  # of all hosts together
+    seed: int
+    validation_share: float
+    unreadable_share: float
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that a job reads from.
+
+    `evaluated` are whole sets in order, as far as this host has them: what a finished network is judged by.
+    `label_counts` counts the training pictures of each label on all hosts; None where nobody knows. `sample`
+    gives up to so many pictures (n, h, w, c), spread over the labels.
+    """
+
+    spec: Preprocessing
+    labels: tuple[str, ...]
+    training: Source
+    validation: Source
+    evaluated: Mapping[str, Source]
+    label_counts: Sequence[int] | None
+    #: tells one set of pictures from another
+    digest: str
+    sample: Callable[[int], Pixels]
+    #: says in the log what was left out as unreadable
+    report: Callable[[], None]
+
+    def count_labels(self) -> Sequence[int]:
+        """Give `label_counts`, or raise `UserError` where they are not known."""
+        if self.label_counts is None:
+            raise UserError(
+                "class_weights balanced needs the pictures of each label to be counted beforehand, which the "
+                "channel training does not allow; use File or FastFile mode, or class_weights none."
+            )
+        return self.label_counts
+
+
+def open_sources(
+    channels: Mapping[str, Channel], reading: Reading, rank: int, exchange: data.Exchange
+) -> Sources:
+    """Find what the channels hold, agree on it with the other hosts, and give what reads it.
+
+    Raises `UserError` saying what was found instead of pictures.
+    """
+    pictures = data.list_pictures(channels, reading.validation_share, reading.seed, exchange)
+    listed = len(pictures.training) + len(pictures.validation)
+    reader = data.Reader(reading.spec, listed, reading.unreadable_share)
+    hosts = len(exchange(None))
+
+    def make(
+        items: Sequence[data.Item], parts: Sequence[int] | None, seed: int | None, hosts: int
+    ) -> FileSource:
+        own = rank if hosts > 1 else 0
+        return FileSource(
+            items, pictures.labels, reader, reading.batch_size, seed, rank=own, hosts=hosts, parts=parts
+        )
+
+    training = make(pictures.training, pictures.training_parts, reading.seed, hosts)
+    validation = make(pictures.validation, pictures.validation_parts, None, hosts)
+    evaluated = {"validation": validation if hosts == 1 else make(pictures.validation, None, None, 1)}
+    if "test" in channels:
+        tested = data.list_labelled(channels["test"], pictures.labels)
+        evaluated["test"] = make(tested, None, None, 1)
+    counted = Counter(label for _, label in pictures.training)
+    everyone = exchange([counted[label] for label in range(len(pictures.labels))])
+    counts = (
+        everyone[0] if pictures.training_parts is None else [sum(one) for one in zip(*everyone, strict=True)]
+    )
+    named = [[str(path.relative_to(path.parents[1])), label] for path, label in pictures.training]
+    digest = hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
+    return Sources(
+        reading.spec,
+        pictures.labels,
+        training,
+        validation,
+        evaluated,
+        counts,
+        " ".join(exchange(digest) if pictures.training_parts else [digest]),
+        lambda count: data.choose_spread([*pictures.validation, *pictures.training], count, reader),
+        lambda: data.report_unreadable(pictures, reader),
+    )

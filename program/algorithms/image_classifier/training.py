@@ -1,18 +1,22 @@
-"""A training job of this algorithm, from the channels to the bundle."""
+"""A training job of this algorithm, from the channels to the bundle and the report."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
-from algorithms.image_classifier import data, fitting, networks
-from backends import bundle, tensorflow_backend
-from tandem.channels import Channel
-from tandem.errors import UserError
+from algorithms.image_classifier import calibration, evidence, initial_weights, networks
+from algorithms.image_classifier.evidence.split import Split, measure
+from algorithms.image_classifier.fitting import Fit, Outcome, Plan
+from algorithms.image_classifier.sources import Reading, Sources, open_sources
+from algorithms.image_classifier.tensorboard import Scalars
+from algorithms.image_classifier.trainer import Optimization, Trainer, balance_labels
+from backends import bundle, dtype_policy, quantization, tensorflow_backend
+from backends.checkpoints import CheckpointStore
+from backends.distribution import Team, form_team
 from tandem.images import Preprocessing
 from tandem.job import TrainingJob
 
@@ -21,62 +25,149 @@ logger = logging.getLogger(__name__)
 #: Pictures whose answers the bundle keeps as its proof.
 GOLDEN = 32
 
+#: Hyperparameters that may change between two runs of which one goes on where the other was stopped.
+CHANGEABLE = ("epochs", "early_stopping", "checkpoint_minutes", "unreadable_share", "xla", "quantization")
+
 
 def train(job: TrainingJob) -> None:
     """Fit a network to the channel `training` and leave a bundle in `job.model_dir`, also when stopped."""
-    if len(job.hosts) > 1:
-        raise UserError(
-            f"the job has {len(job.hosts)} hosts; this algorithm trains on one. Set InstanceCount to 1."
-        )
-    if len(job.decision.gpus) > 1:
-        logger.warning("%s GPUs are usable; this algorithm trains on the first one.", len(job.decision.gpus))
     parameters = job.hyperparameters
-    size = parameters.image_size or networks.ARCHITECTURES[parameters.architecture].image_size
-    spec = describe_preprocessing(size, parameters.color)
-    pretrained = find_pretrained(job.channels, parameters.weights)
-    pictures = data.list_pictures(job.channels, parameters.validation_share, parameters.seed)
-    listed = len(pictures.training) + len(pictures.validation)
-    logger.info(
-        "%s pictures of %s classes: %s to train, %s to validate; %s at %sx%s",
-        *(listed, len(pictures.labels), len(pictures.training), len(pictures.validation)),
-        *(parameters.architecture, size, size),
-    )
-
+    if parameters.quantization == "int8":
+        quantization.require()
     tensorflow_backend.start(job.decision)
+    if parameters.deterministic:
+        tensorflow_backend.make_deterministic()
+    team = form_team(job.decision, job.hosts, job.current_host, job.network_interface)
+    with team.guard():
+        size = parameters.image_size or networks.ARCHITECTURES[parameters.architecture].image_size
+        spec = describe_preprocessing(size, parameters.color)
+        reading = Reading(
+            spec,
+            parameters.batch_size,
+            parameters.seed,
+            parameters.validation_share,
+            parameters.unreadable_share,
+        )
+        sources = open_sources(job.channels, reading, team.rank, team.exchange)
+        logger.info(
+            "%s pictures of %s labels to train, %s to validate; %s at %sx%s",
+            *(sources.training.rows, len(sources.labels), sources.validation.rows),
+            *(parameters.architecture, size, size),
+        )
+        network, outcome = _fit(job, spec, sources, team)
+        sources.report()
+        if team.rank == 0:
+            _write(job, network, outcome, sources, {**dataclasses.asdict(parameters), "image_size": size})
+        team.exchange("written")  # all hosts leave together, after the model is there
+
+
+def _fit(job: TrainingJob, spec: Preprocessing, sources: Sources, team: Team) -> tuple[Any, Outcome]:
+    """Fit a network; give it in float32, as it is stored and served, with its numbers."""
     import keras
 
+    parameters = job.hyperparameters
+    policy = dtype_policy.choose_policy(parameters.precision, job.decision)
     keras.utils.set_random_seed(parameters.seed)
-    network = networks.build_network(parameters.architecture, spec.shape, len(pictures.labels))
-    if pretrained:
-        networks.load_pretrained(network, pretrained)
-    reader = data.Reader(spec, listed, parameters.unreadable_share)
-    metrics = fitting.fit(
-        network,
-        networks.build_augmentation(parameters.augmentation),
-        data.stream(pictures.training, reader, parameters.batch_size, parameters.seed),
-        data.stream(pictures.validation, reader, parameters.batch_size, None),
-        fitting.Plan(
+
+    def build() -> Any:
+        return networks.build_network(
+            parameters.architecture, spec.shape, len(sources.labels), parameters.dropout
+        )
+
+    start = initial_weights.find_start(
+        job.channels, parameters.weights, parameters.architecture, sources.labels
+    )
+    with start as file, team.strategy.scope(), dtype_policy.use_policy(policy):
+        network = build()
+        if file:
+            initial_weights.load_weights(network, file)
+        team.synchronize(network)
+        trainer = Trainer(
+            network,
+            networks.build_augmentation(parameters.augmentation),
+            spec,
+            _plan_optimization(parameters, sources, policy),
+            team,
+        )
+    scalars = Scalars(job.tensorboard_dir) if job.tensorboard_dir and team.rank == 0 else None
+    fit = Fit(
+        trainer,
+        sources.training,
+        sources.validation,
+        Plan(
             epochs=parameters.epochs,
-            steps_per_epoch=math.ceil(len(pictures.training) / parameters.batch_size),
-            learning_rate=parameters.learning_rate,
             patience=parameters.early_stopping,
+            checkpoint_seconds=60 * parameters.checkpoint_minutes,
             # The SDK's local mode gives a job a terminal that nobody watches, but also a name.
             progress=sys.stdout.isatty() and not job.name,
         ),
+        team=team,
         stop=job.stop,
-        check=reader.check,
+        observers=[scalars.observe] if scalars else [],
+        store=_open_store(job, sources),
     )
-    report_unreadable(pictures, reader)
+    outcome = fit.run()
+    if scalars:
+        scalars.close()
+    if policy == "float32" and team.replicas == 1:
+        return network, outcome
+    stored = build()
+    stored.set_weights(network.get_weights())
+    return stored, outcome
+
+
+def _plan_optimization(parameters: Any, sources: Sources, policy: str) -> Optimization:
+    steps = sources.training.steps
+    rate = parameters.learning_rate
+    label_weights = [1.0] * len(sources.labels)
+    if parameters.class_weights == "balanced":
+        label_weights = balance_labels(sources.count_labels())
+    return Optimization(
+        label_weights=label_weights,
+        learning_rate=rate,
+        steps=parameters.epochs * steps,
+        frozen_steps=min(parameters.freeze_epochs, parameters.epochs) * steps,
+        fine_tuning_rate=rate / 10 if parameters.fine_tuning_rate is None else parameters.fine_tuning_rate,
+        scaled_loss=policy == "mixed_float16",
+        xla=parameters.xla,
+    )
+
+
+def _open_store(job: TrainingJob, sources: Sources) -> CheckpointStore | None:
+    """Open the job's checkpoints, where it keeps any."""
+    if job.checkpoint_dir is None:
+        return None
+    parameters = dataclasses.asdict(job.hyperparameters)
+    must = {name: value for name, value in parameters.items() if name not in CHANGEABLE}
+    should = {name: parameters[name] for name in CHANGEABLE[:2]}
+    must |= {"labels": list(sources.labels), "pictures": sources.digest}
+    return CheckpointStore(job.checkpoint_dir, job.current_host, {"must": must, "should": should})
+
+
+def _write(
+    job: TrainingJob, network: Any, outcome: Outcome, sources: Sources, hyperparameters: Mapping[str, Any]
+) -> None:
+    """Write the bundle, then what people look at; the second never costs the first."""
     bundle.write_bundle(
         job.model_dir,
         network,
-        labels=pictures.labels,
-        preprocessing=spec.as_dict(),
-        golden_inputs=data.choose_spread([*pictures.validation, *pictures.training], GOLDEN, reader),
+        labels=sources.labels,
+        preprocessing=sources.spec.as_dict(),
+        golden_inputs=sources.sample(GOLDEN),
         decision=job.decision,
-        metrics=metrics,
-        hyperparameters={**dataclasses.asdict(parameters), "image_size": size},
+        metrics=outcome.metrics,
+        hyperparameters=hyperparameters,
     )
+    if hyperparameters["quantization"] == "int8":
+        calibration.add_int8(job.model_dir, sources, job.stop)
+    splits = []
+    for name, source in sources.evaluated.items():
+        split = Split(name, len(sources.labels), source.name)
+        if not measure(network, source.batches(1), split, job.stop):
+            logger.warning("Stopped: there is no report on the pictures for %s.", name)
+            return
+        splits.append(split)
+    evidence.write_evidence(job.output_dir, splits, outcome.history, network, sources.labels)
 
 
 def describe_preprocessing(size: int, color: str) -> Preprocessing:
@@ -89,41 +180,3 @@ def describe_preprocessing(size: int, color: str) -> Preprocessing:
         resize="stretch",
         interpolation="area_or_cubic",
     )
-
-
-def find_pretrained(channels: Mapping[str, Channel], weights: str) -> Path | None:
-    """Find the file `weights` in the channel `pretrained`; None for random weights.
-
-    Raises `UserError` where only one of the two was given, or the file is not there.
-    """
-    folder = channels["pretrained"].directory if "pretrained" in channels else None
-    found = (
-        sorted(path.name for path in folder.iterdir() if path.is_file()) if folder and folder.is_dir() else []
-    )
-    listed = ", ".join(found[:10]) or "no file"
-    if weights == "random":
-        if found:
-            raise UserError(
-                f"channel pretrained holds {listed}, but hyperparameter weights is 'random'; name the file "
-                "there, or leave the channel out."
-            )
-        return None
-    if folder is None:
-        raise UserError(
-            f"hyperparameter weights is {weights!r}, but there is no channel pretrained to hold that file; "
-            "add the channel, or use 'random'."
-        )
-    if weights not in found:
-        raise UserError(f"hyperparameter weights is {weights!r}; channel pretrained has: {listed}.")
-    return folder / weights
-
-
-def report_unreadable(pictures: data.Pictures, reader: data.Reader) -> None:
-    """Say how many pictures were left out, and which labels the network has therefore never seen."""
-    if not reader.unreadable:
-        return
-    logger.warning("%s of %s pictures were left out as unreadable.", len(reader.unreadable), reader.listed)
-    readable = reader.readable(pictures.training)
-    unseen = [label for index, label in enumerate(pictures.labels) if not readable[index]]
-    if unseen:
-        logger.warning("No picture for training could be read of: %s.", ", ".join(unseen))

@@ -1,0 +1,201 @@
+"""Files that list a channel's pictures with their labels, where no folders do."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import posixpath
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tandem.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("path", "label")
+
+#: The longest piece of a file that a message shows.
+SHOWN = 60
+
+
+class Entry(NamedTuple):
+    """One picture of an index: the line that names it, its path below the channel, and its label."""
+
+    line: int
+    path: str
+    label: str
+
+
+def find_index(directory: Path) -> Path | None:
+    """Find the index at a channel's top level: the file that ends in .lst, .manifest, .jsonl or .csv.
+
+    A .csv counts only if its first line names the columns path and label. Raises `UserError` for two indexes.
+    """
+    try:
+        names = sorted(entry.name for entry in os.scandir(directory) if not entry.name.startswith("."))
+    except OSError:
+        return None  # what is wrong with the folder is said where its pictures are listed
+    found = [directory / name for name in names if Path(name).suffix.lower() in _READERS]
+    indexes = [path for path in found if path.is_file() and _is_index(path)]
+    if len(indexes) > 1:
+        raise UserError(
+            f"{directory} holds more than one index: {', '.join(path.name for path in indexes[:5])}; "
+            "expected one. Leave the others out of the channel."
+        )
+    return indexes[0] if indexes else None
+
+
+def read_index(path: Path) -> list[tuple[Path, str]]:
+    """Read every picture that an index lists and its label, sorted by label, then path.
+
+    - `.lst`, as MXNet's im2rec writes it: number, label and path, with tabulators between them.
+    - `.manifest` and `.jsonl`: a JSON object a line with `source-ref`, the path, and one attribute more, the
+      label; of an attribute `x`, `x-metadata` may hold a `class-name` that takes its place, as SageMaker
+      Ground Truth writes it.
+    - `.csv`: the columns `path` and `label`, named in the first line.
+
+    Paths count from the folder of the index and lead to files below it. Each folder is listed once and no
+    file is looked at. Raises `UserError` with the number of the line that is wrong.
+    """
+    lines: dict[str, int] = {}
+    folders: dict[str, set[str]] = {}
+    items: list[tuple[Path, str]] = []
+    for line, named, label in _read_entries(path):
+        where = f"{path} line {line}"
+        inside = posixpath.normpath(named)
+        if "://" in named or posixpath.isabs(inside) or inside.split("/")[0] in {"..", "."}:
+            raise UserError(
+                f"{where}: the path is {named!r:.{SHOWN}}; expected one below the channel, such as "
+                "cats/1.jpg."
+            )
+        if inside in lines:
+            raise UserError(
+                f"{where}: {named!r:.{SHOWN}} is in line {lines[inside]} already; name each picture once."
+            )
+        lines[inside] = line
+        folder, name = posixpath.split(inside)
+        if folder not in folders:
+            folders[folder] = _list_files(path.parent / folder)
+        if name not in folders[folder]:
+            raise UserError(
+                f"{where}: there is no file {named!r:.{SHOWN}} in the channel; add it or take out the line."
+            )
+        items.append((path.parent / inside, label))
+    if not items:
+        raise UserError(f"{path} lists no pictures; expected a line for each.")
+    logger.info("%s lists %s pictures; folders are not looked through", path, len(items))
+    return sorted(items, key=lambda item: (item[1], item[0]))
+
+
+def _is_index(path: Path) -> bool:
+    if path.suffix.lower() != ".csv":
+        return True
+    header = next(csv.reader(_lines(path)), [])
+    if not set(COLUMNS) <= set(header):
+        logger.warning(
+            "%s is no index: its first line is %.60r; expected the columns path and label", path, header
+        )
+        return False
+    return True
+
+
+def _read_entries(path: Path) -> Iterator[Entry]:
+    for entry in _READERS[path.suffix.lower()](path):
+        if not entry.path or not entry.label:
+            missing = "path" if not entry.path else "label"
+            raise UserError(f"{path} line {entry.line}: it has no {missing}; expected a path and a label.")
+        yield entry
+
+
+def _read_lst(path: Path) -> Iterator[Entry]:
+    for line, text in enumerate(_lines(path), 1):
+        cells = text.rstrip("\r\n").split("\t")
+        if not text.strip():
+            continue
+        if len(cells) != 3:
+            raise UserError(
+                f"{path} line {line}: {len(cells)} cells between tabulators; expected three: number, label "
+                "and path."
+            )
+        yield Entry(line, cells[2].strip(), _plain_number(cells[1].strip()))
+
+
+def _read_json_lines(path: Path) -> Iterator[Entry]:
+    for line, text in enumerate(_lines(path), 1):
+        if not text.strip():
+            continue
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} line {line} is not JSON: {error}.") from error
+        if not isinstance(content, dict):
+            raise UserError(
+                f"{path} line {line} holds a JSON {type(content).__name__}; expected an object with a "
+                "source-ref and a label."
+            )
+        yield Entry(line, str(content.pop("source-ref", "")), _find_label(content, f"{path} line {line}"))
+
+
+def _find_label(content: dict[str, Any], where: str) -> str:
+    """Find the label of one line: its only attribute, or the name that goes with it."""
+    names = [name for name in content if not name.endswith("-metadata")]
+    if len(names) != 1:
+        raise UserError(
+            f"{where} has {len(names)} attributes beside source-ref ({', '.join(names)[:SHOWN]}); expected "
+            "one, the label."
+        )
+    metadata = content.get(f"{names[0]}-metadata")
+    value = metadata.get("class-name") if isinstance(metadata, dict) else None
+    value = content[names[0]] if value is None else value
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise UserError(
+            f"{where}: the label {names[0]!r} is {value!r:.{SHOWN}}; expected one text or number a picture."
+        )
+    return value.strip() if isinstance(value, str) else _plain_number(str(value))
+
+
+def _read_csv(path: Path) -> Iterator[Entry]:
+    rows = csv.DictReader(_lines(path))
+    for row in rows:
+        path_, label = ((row[column] or "").strip() for column in COLUMNS)
+        yield Entry(rows.line_num, path_, label)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from file
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8: {error.reason} at byte {error.start}; store it as UTF-8."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _plain_number(text: str) -> str:
+    """Give im2rec's 3.000000 as 3; any other text as it is."""
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text
+
+
+def _list_files(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if not entry.is_dir()}
+    except OSError:
+        return set()
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Entry]]] = {
+    ".lst": _read_lst,
+    ".manifest": _read_json_lines,
+    ".jsonl": _read_json_lines,
+    ".csv": _read_csv,
+}

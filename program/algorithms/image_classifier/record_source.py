@@ -1,0 +1,240 @@
+"""Batches of pictures that come as records: one pass through a stream an epoch, never all in memory."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from algorithms.image_classifier.data import Pixels, Reader
+from algorithms.image_classifier.record_streams import Stream, draw
+from algorithms.image_classifier.records import Record
+from tandem import resources
+from tandem.errors import TandemError, UserError
+from tandem.pipes import PipeStopped
+
+logger = logging.getLogger(__name__)
+
+#: Batches that are decoded at once: threads that are done with one begin the next.
+AT_ONCE = 2
+
+#: Records that are kept as a sample, and how many of them have one label.
+KEPT = 256
+KEPT_A_LABEL = 8
+
+Row = tuple[int, bytes, int]  # number in the channel, picture, label's index
+
+
+class RecordSource:
+    """A `Source` of records; with a seed it draws them from a buffer, with None it keeps their order.
+
+    `rows` is told, since a FIFO shows nothing beforehand: more are left out, and for fewer, rows that do not
+    count stand in. Without `parts` all hosts read the same stream, and each global batch is cut among them.
+    With `parts`, how many records each host has for itself, every host spreads its own over the steps.
+    `wanted` picks records by their number in the stream.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        labels: Sequence[str],
+        rows: int,
+        reader: Reader,
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        rank: int = 0,
+        hosts: int = 1,
+        parts: Sequence[int] | None = None,
+        wanted: Callable[[int], bool] = lambda _: True,
+    ) -> None:
+        self.labels = tuple(labels)
+        self.rows = rows
+        self._stream = stream
+        self._reader = reader
+        self._batch_size = batch_size
+        self._seed = seed
+        self._rank = rank
+        self._hosts = hosts
+        self._parts = parts
+        self._wanted = wanted
+        self._places = {label: place for place, label in enumerate(labels)}
+        self._pool = ThreadPoolExecutor(resources.count_cores(), thread_name_prefix="decode")
+        self._names: dict[int, Path] = {}
+        self._kept: dict[int, list[Row]] = {}
+        self._numbers: list[int] = []
+        self._failure: TandemError | None = None
+        self._told = False
+
+    @property
+    def steps(self) -> int:
+        """Global batches of one pass."""
+        return -(-self.rows // self._batch_size)
+
+    def check(self) -> None:
+        """Raise what ended the stream, or `UserError` if more were unreadable than the job allows."""
+        if self._failure is not None:
+            raise self._failure
+        self._reader.check()
+
+    def name(self, row: int) -> str:
+        """Name a row of the last pass in order, for people."""
+        return f"{self._stream.name}/record {self._numbers[row]}"
+
+    def sample(self, count: int) -> Pixels:
+        """Give up to `count` pictures of the passes so far, one of each label in turn; (n, h, w, c)."""
+        in_turn = itertools.chain.from_iterable(itertools.zip_longest(*self._kept.values()))
+        decoded = (self._decode_one(row) for row in in_turn if row is not None)
+        chosen = list(itertools.islice((pixels for pixels in decoded if pixels is not None), count))
+        spec = self._reader.spec
+        return np.stack(chosen) if chosen else np.zeros((0, *spec.shape), spec.dtype)
+
+    def batches(self, epoch: int, start: int = 0) -> Any:
+        """Give a `tf.data.Dataset` of this host's share of each batch of `epoch`, from batch `start` on.
+
+        Each time it is iterated it reads one pass of the stream. It ends early where the stream fails, which
+        `check` then tells, and where the job is stopped while it waits.
+        """
+        import tensorflow as tf
+
+        spec = self._reader.spec
+        types = [tf.as_dtype(spec.dtype), tf.int64, tf.float32]
+        rows = tf.TensorSpec((None,), tf.int64)
+
+        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+        def load(*share: Any) -> Any:
+            return tf.numpy_function(self._decode, share, types)
+
+        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+        def shape(pixels: Any, labels: Any, weights: Any) -> Any:
+            shapes = (None, *spec.shape), (None,), (None,)
+            parts = zip((pixels, labels, weights), shapes, strict=True)
+            return tuple(tf.ensure_shape(part, shape) for part, shape in parts)
+
+        return (
+            tf.data.Dataset.from_generator(
+                lambda: self._read(epoch, start),
+                output_signature=(rows, tf.TensorSpec((None,), tf.string), rows, rows),
+            )
+            .map(load, num_parallel_calls=AT_ONCE, deterministic=True)
+            .take_while(lambda _pixels, labels, _weights: tf.size(labels) > 0)
+            .map(shape)
+            .prefetch(AT_ONCE)
+        )
+
+    def _read(self, epoch: int, start: int) -> Iterator[tuple[Any, ...]]:
+        """Yield each share as its rows' numbers, pictures, labels, and which of them count."""
+        if start >= self.steps:
+            return
+        try:
+            for share, counts in itertools.islice(self._cut(self._order(epoch)), start, None):
+                numbers, pictures, labels = zip(*share, strict=True)
+                flags = [1] * counts + [0] * (len(share) - counts)
+                yield np.array(numbers), np.array(pictures, object), np.array(labels), np.array(flags)
+        except PipeStopped as stopped:
+            logger.info("%s", stopped)
+        except TandemError as error:
+            self._failure = error
+        except OSError as error:
+            self._failure = TandemError(f"channel {self._stream.name} cannot be read: {error}.")
+
+    def _cut(self, rows: Iterator[Row]) -> Iterator[tuple[list[Row], int]]:
+        """Yield this host's share of each batch, and how many rows of it count; the first row fills it up."""
+        first: Row | None = None
+        for step in range(self.steps):
+            if self._parts is None:
+                size = min(self._batch_size, self.rows - step * self._batch_size)
+                begin, end = size * self._rank // self._hosts, size * (self._rank + 1) // self._hosts
+                share = list(itertools.islice(rows, size))
+                first = first or (share[0] if share else None)
+                share = share[begin:end]
+            else:
+                own = self._parts[self._rank]
+                begin, end = own * step // self.steps, own * (step + 1) // self.steps
+                share = list(itertools.islice(rows, end - begin))
+                first = first or (share[0] if share else None)
+            if first is None:
+                raise UserError(f"channel {self._stream.name} has no record in this pass; expected pictures.")
+            yield share + [first] * (max(end - begin, 1) - len(share)), len(share)
+
+    def _order(self, epoch: int) -> Iterator[Row]:
+        """Yield the rows of one pass in the order in which they are batched."""
+        rows = self._take(epoch)
+        if self._seed is None:
+            return rows
+        return draw(rows, f"{self._seed} {epoch}", lambda row: len(row[1]))
+
+    def _take(self, epoch: int) -> Iterator[Row]:
+        """Yield the rows of one pass in the stream's order, as many as expected; keep some as a sample."""
+        expected = self.rows if self._parts is None else self._parts[self._rank]
+        stream = self._stream.read(epoch, self._seed)
+        self._numbers.clear()
+        taken = 0
+        for number, record in stream:
+            if not self._wanted(number):
+                continue
+            if taken == expected:
+                self._tell("more than")
+                return
+            taken += 1
+            row = number, record.picture, self._find_label(number, record)
+            self._keep(row)
+            if self._seed is None:
+                self._numbers.append(number)
+            yield row
+        if taken < expected:
+            self._tell(f"only {taken} of")
+
+    def _find_label(self, number: int, record: Record) -> int:
+        label = self._places.get(record.text, -1) if record.label < 0 else record.label
+        if 0 <= label < len(self.labels):
+            return label
+        got = repr(record.text) if record.label < 0 else str(record.label)
+        raise UserError(
+            f"channel {self._stream.name}: record {number} has the label {got}; expected one of "
+            f"{len(self.labels)}: {', '.join(self.labels[:10])}{', …' if len(self.labels) > 10 else ''}."
+        )
+
+    def _keep(self, row: Row) -> None:
+        some = self._kept.setdefault(row[2], [])
+        if len(some) < KEPT_A_LABEL and sum(map(len, self._kept.values())) < KEPT:
+            some.append(row)
+
+    def _tell(self, what: str) -> None:
+        """Say once that the stream does not hold what was told."""
+        if not self._told:
+            self._told = True
+            expected = self.rows if self._parts is None else self._parts[self._rank]
+            logger.warning(
+                "channel %s: a pass held %s the %s records expected; correct num_%s_samples.",
+                *(self._stream.name, what, expected, self._stream.name),
+            )
+
+    def _decode(self, numbers: Any, pictures: Any, labels: Any, flags: Any) -> tuple[Pixels, Any, Any]:
+        """Decode one share, in which unreadable pictures do not count; empty once the reader has given up."""
+        rows = list(zip(numbers.tolist(), pictures.tolist(), labels.tolist(), strict=True))
+        decoded = list(self._pool.map(self._decode_one, rows))
+        readable = np.array([pixels is not None for pixels in decoded])
+        spec = self._reader.spec
+        stand_in = next(
+            (pixels for pixels in decoded if pixels is not None), np.zeros(spec.shape, spec.dtype)
+        )
+        pixels = np.stack([stand_in if found is None else found for found in decoded])
+        kept = slice(0) if self._reader.given_up else slice(None)
+        return pixels[kept], labels[kept], (readable & flags.astype(bool)).astype(np.float32)[kept]
+
+    def _decode_one(self, row: Row) -> Pixels | None:
+        """Decode a picture; an unreadable one is counted once, whatever its number is in another pass."""
+        number, picture, _ = row
+        key = zlib.crc32(picture)
+        name = self._names.get(key, Path(self._stream.name, f"record {number}"))
+        pixels = None if self._reader.given_up else self._reader.decode(picture, name)
+        if pixels is None:
+            self._names[key] = name
+        return pixels
