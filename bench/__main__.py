@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         _say(str(error))
         return 1
     results = {
-        "machine": _describe_machine(),
+        "machine": describe_machine(),
         "rounds": schedule.rounds,
         "titles": {name: WORKLOADS[name].title for name in contenders},
         "precisions": {one.name: _precision(one) for chosen in contenders.values() for one in chosen},
@@ -126,7 +126,8 @@ def _find_python(name: str) -> Path:
     return python
 
 
-def _describe_machine() -> str:
+def describe_machine() -> str:
+    """Name the processor, how many of its cores may be used, and how busy they are."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = next((line.partition(": ")[2] for line in text.splitlines() if line.startswith("model name")), "")
     cores = len(os.sched_getaffinity(0))

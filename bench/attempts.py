@@ -190,7 +190,7 @@ class Job:
         return attempt
 
     def read_weights(self) -> Weights:
-        """Read every array of model.h5, and of the last checkpoint: the optimizer's and random states, too."""
+        """Read every array of model.h5, and of the last checkpoint: the optimizer and random states too."""
         with np.load(self.checkpoints[-1], allow_pickle=False) as archive:
             found: Weights = {name: archive[name] for name in archive.files if name != "head"}
 

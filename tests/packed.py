@@ -59,10 +59,12 @@ def write_tfrecords(path, bodies, compression=""):
 
 def read_folder(folder, labels):
     """Give (label's index, picture) of a folder of folders, the labels mixed."""
-    files = [sorted((folder / label).iterdir()) for label in labels]
-    return [
-        (number, path.read_bytes()) for row in zip(*files, strict=False) for number, path in enumerate(row)
+    found = [
+        (place, number, path.read_bytes())
+        for number, label in enumerate(labels)
+        for place, path in enumerate(sorted((folder / label).iterdir()))
     ]
+    return [(number, picture) for _, number, picture in sorted(found)]
 
 
 #: Serves one FIFO after the other, as the platform does: the next appears when the last has been left.

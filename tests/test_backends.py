@@ -294,6 +294,18 @@ def test_rows_of_another_dtype_are_refused_and_not_rounded(bundle, backend):
         engine.predict(np.full((1, 8, 8, 3), 0.5, np.float32))
 
 
+@pytest.mark.parametrize(("shape", "rows"), [((8, 8, 1), 4), ((160, 160, 3), 3), ((512, 512, 3), 2)])
+def test_openvino_takes_fewer_large_rows_at_once(shape, rows):
+    """A batch takes memory for as many values as pass through the network together."""
+    openvino = openvino_backend.import_openvino()
+    parameter = openvino.op.Parameter(openvino.Type.f32, openvino.PartialShape([-1, *shape]))
+    model = openvino.Model([openvino.opset13.relu(parameter)], [parameter])
+    compiled = openvino.Core().compile_model(model, "CPU")
+    engine = openvino_backend.OpenVINOEngine(compiled, compiled, 1, "float32")
+    assert engine.max_batch_rows == rows
+    assert engine.predict(np.ones((5, *shape), np.float32)).shape == (5, *shape)
+
+
 @pytest.mark.parametrize("backend", ["tensorflow", "openvino"])
 def test_threads_get_their_own_rows_answers(bundle, backend):
     """Eight threads with batches of their own sizes are answered as one thread would be."""

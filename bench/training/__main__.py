@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.__main__ import CACHE, HERE, _describe_machine
+from bench.__main__ import CACHE, HERE, describe_machine
 from bench.training.photographs import find_photographs
 from bench.training.report import draw, render
 
@@ -41,7 +41,7 @@ class Workload:
 
 
 WORKLOADS = {
-    "32": Workload("SmallCNN", 32, 2048, 20_000),
+    "32": Workload("SmallCNN", 32, 1024, 20_000),
     "224": Workload("MobileNetV2", 224, 96, 5000),
 }
 MEMORY_WAYS = ("ours, not kept", "ours, kept", "keras")
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     results: dict[str, Any] = {"titles": {}, "speed": [], "memory": []}
     if given.only and file.exists():
         results = json.loads(file.read_text())
-    results |= {"machine": _describe_machine(), "rounds": given.rounds}
+    results |= {"machine": describe_machine(), "rounds": given.rounds}
     for name, workload in WORKLOADS.items():
         if given.only in (None, name):
             kept = [record for record in results["speed"] if record["workload"] != name]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import math
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ import numpy.typing as npt
 from backends.manifest import INT8_MODEL, OPENVINO_MODEL
 from tandem.errors import ModelError
 
-#: Rows a call computes at once; more take more memory and give no more rows a second (docs/performance.md).
-BATCH_ROWS = 4
+#: Rows a call computes at once: as many as have so many values together, between the least and the most. More
+#: take more memory and give no more rows a second (docs/performance.md).
+BATCH_VALUES = 300_000
+LEAST_ROWS, MOST_ROWS = 2, 4
 #: Precision → the model's file, and how OpenVINO is to compute what that file leaves open. Without a hint it
 #: would take bfloat16 where the processor has it, and give other answers.
 FORMS = {
@@ -34,13 +37,13 @@ class OpenVINOEngine:
     """
 
     name = "openvino"
-    max_batch_rows = BATCH_ROWS
 
     def __init__(self, alone: Any, together: Any, concurrency: int, dtype: str) -> None:
         self.concurrency = concurrency
         self._alone = alone
         self._together = together
         self._shape = [size.get_length() for size in list(alone.input().partial_shape)[1:]]
+        self.max_batch_rows = min(MOST_ROWS, max(LEAST_ROWS, BATCH_VALUES // math.prod(self._shape)))
         self._dtype = dtype
         self._local = threading.local()  # an infer request serves one thread at a time
         self._calls = 0
@@ -54,7 +57,8 @@ class OpenVINOEngine:
             compiled = self._together if self._calls else self._alone
             self._calls += 1
         try:
-            parts = [rows[start : start + BATCH_ROWS] for start in range(0, len(rows), BATCH_ROWS)]
+            size = self.max_batch_rows
+            parts = [rows[start : start + size] for start in range(0, len(rows), size)]
             return np.concatenate([self._infer(compiled, part) for part in parts])
         finally:
             with self._lock:
@@ -63,7 +67,7 @@ class OpenVINOEngine:
     def warm_up(self) -> None:
         """Compute a small and a larger batch, so that no caller pays for what only the first ones cost."""
         for compiled in (self._alone, self._together):
-            for count in (1, BATCH_ROWS):
+            for count in (1, self.max_batch_rows):
                 self._infer(compiled, np.zeros((count, *self._shape), self._dtype))
 
     def _infer(self, compiled: Any, rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -30,7 +30,7 @@ class TrainingJob:
     network_interface: str = ""
     #: where checkpoints go; None where the job keeps none
     checkpoint_dir: Path | None = None
-    #: where TensorBoard's event files go
+    #: where TensorBoard's event files go; None: `output/tensorboard`
     tensorboard_dir: Path | None = None
     #: resourceconfig.json and inputdataconfig.json as they are, for programs that read them so
     resource_config: Mapping[str, Any] = field(default_factory=dict)
@@ -74,8 +74,8 @@ class TrainingJob:
         return cls(
             base_dir=base_dir,
             network_interface=str(resources.get("network_interface_name") or ""),
-            checkpoint_dir=_find_mirrored(base_dir, "checkpointconfig.json", "checkpoints"),
-            tensorboard_dir=_find_mirrored(base_dir, "tensorboardoutputconfig.json", "output/tensorboard"),
+            checkpoint_dir=_find_checkpoints(base_dir),
+            tensorboard_dir=_find_named(base_dir, "tensorboardoutputconfig.json"),
             resource_config=resources,
             input_data_config=inputs,
             channels=_find_channels(base_dir / "input" / "data", inputs),
@@ -100,23 +100,19 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _find_mirrored(base_dir: Path, config: str, usual: str) -> Path | None:
-    """Find the folder that the platform keeps copying to S3: the one its config names, else the usual one.
+def _find_checkpoints(base_dir: Path) -> Path | None:
+    """Find the folder that the platform keeps copying to S3; None where the job did not ask for one."""
+    usual = base_dir / "checkpoints"
+    return _find_named(base_dir, "checkpointconfig.json") or (usual if usual.is_dir() else None)
 
-    None where neither is there: the job did not ask for it. A path below /opt/ml counts from `base_dir`.
-    Raises `UserError` for a folder inside model/, whose content would be uploaded as the model.
-    """
-    configured = _read_object(base_dir / "input" / "config" / config)
-    if not configured and not (base_dir / usual).is_dir():
+
+def _find_named(base_dir: Path, config: str) -> Path | None:
+    """Find the folder that one of the platform's files names; a path below /opt/ml counts from `base_dir`."""
+    named = _read_object(base_dir / "input" / "config" / config).get("LocalPath")
+    if not named:
         return None
-    named = Path(str(configured.get("LocalPath") or usual))
-    path = base_dir / (named.relative_to("/opt/ml") if named.is_relative_to("/opt/ml") else named)
-    if path.resolve().is_relative_to((base_dir / "model").resolve()):
-        raise UserError(
-            f"{config}: LocalPath is {str(named)!r}, inside model/, which is uploaded as the model; expected "
-            f"a folder of its own, such as /opt/ml/{usual}."
-        )
-    return path
+    path = Path(str(named))
+    return base_dir / path.relative_to("/opt/ml") if path.is_relative_to("/opt/ml") else path
 
 
 def _find_channels(data: Path, configured: Mapping[str, Any]) -> dict[str, Channel]:

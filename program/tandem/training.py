@@ -163,7 +163,17 @@ def check_writable(folder: Path) -> None:
 
 
 def _stop_on_signal(stop: threading.Event) -> None:
-    """Make SIGTERM, and a first Ctrl-C, set `stop`; a second Ctrl-C ends at once."""
+    """Make SIGTERM, and a first Ctrl-C, set `stop`; a second Ctrl-C ends at once.
+
+    A thread sets it too: while the main thread waits in native code for data, no handler in Python runs.
+    """
+    told, teller = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(teller, False)
+
+    def listen() -> None:
+        while not stop.is_set():
+            if {signal.SIGTERM, signal.SIGINT} & set(os.read(told, 1)):
+                stop.set()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         logger.info("%s: finishing the step and saving the model so far", signal.Signals(number).name)
@@ -172,3 +182,5 @@ def _stop_on_signal(stop: threading.Event) -> None:
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
+    signal.set_wakeup_fd(teller, warn_on_full_buffer=False)
+    threading.Thread(target=listen, name="signals", daemon=True).start()

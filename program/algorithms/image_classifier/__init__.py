@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.image_classifier import answers, pictures
+from algorithms.image_classifier import answers, pictures, records
 from algorithms.image_classifier.networks import ARCHITECTURES
 from backends import dtype_policy, selection
 from tandem.algorithm import Context
@@ -140,13 +140,32 @@ class Hyperparameters:
         help="Minutes between checkpoints within an epoch, where the job has a CheckpointConfig; there is "
         "one after each epoch in any case. 0: after each step.",
     )
+    num_classes: int | None = hyperparameter(
+        None,
+        minimum=2,
+        maximum=100_000,
+        help="Labels of channels of records, 0 to one less; Pipe mode needs it. None: counted in the files.",
+    )
+    num_training_samples: int | None = hyperparameter(
+        None,
+        minimum=1,
+        help="Records of one pass through channel training, of all hosts together; only Pipe mode needs it.",
+    )
+    num_validation_samples: int | None = hyperparameter(
+        None,
+        minimum=1,
+        help="Records of one pass through channel validation, likewise.",
+    )
 
 
-PICTURES = ["application/x-image", "image/jpeg", "image/png", "image/bmp", "image/webp", "image/tiff"]
+PICTURES = [
+    *("application/x-image", "image/jpeg", "image/png", "image/bmp", "image/webp", "image/tiff"),
+    *records.CONTENT_TYPES,
+]
 
 CHANNELS: dict[str, dict[str, Any]] = {
     "training": {
-        "description": "Pictures in one folder per label; folders nested deeper belong to it.",
+        "description": "Pictures in one folder per label, or listed by an index, or records of pictures.",
         "content_types": PICTURES,
         "required": True,
     },

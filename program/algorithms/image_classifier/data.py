@@ -174,6 +174,7 @@ class Reader:
         self.listed = listed
         self.allowed = math.floor(unreadable_share * listed + 1e-9)  # 0.29 * 100 is 28.999…
         self.unreadable: dict[Path, str] = {}
+        self.kept_bytes = 0  #: of decoded pictures that stay in memory, whoever keeps them
         self._lock = threading.Lock()
 
     @property
@@ -209,6 +210,13 @@ class Reader:
                 f"{len(self.unreadable)} of {self.listed} pictures were unreadable so far, more than "
                 f"unreadable_share allows ({self.allowed}): {self.examples()}. Repair or remove them, or "
                 "raise unreadable_share."
+            )
+
+    def report(self) -> None:
+        """Say in the log how many pictures were left out."""
+        if self.unreadable:
+            logger.warning(
+                "%s of %s pictures were left out as unreadable.", len(self.unreadable), self.listed
             )
 
     def examples(self) -> str:
@@ -247,9 +255,9 @@ def choose_spread(items: Sequence[tuple[Path, int]], count: int, reader: Reader)
 
 def report_unreadable(pictures: Pictures, reader: Reader) -> None:
     """Say how many pictures were left out, and which labels the network has therefore never seen."""
+    reader.report()
     if not reader.unreadable:
         return
-    logger.warning("%s of %s pictures were left out as unreadable.", len(reader.unreadable), reader.listed)
     readable = reader.readable(pictures.training)
     unseen = [label for place, label in enumerate(pictures.labels) if not readable[place]]
     if unseen and pictures.training_parts is None:

@@ -16,8 +16,8 @@ from tandem import resources
 
 logger = logging.getLogger(__name__)
 
-#: The share of this process's memory that the pictures of one channel may stay in.
-MEMORY_SHARE = 0.25
+#: The share of this process's memory that decoded pictures may stay in, those of all channels together.
+MEMORY_SHARE = 0.5
 
 UNKNOWN, READABLE, UNREADABLE = 0, 1, 2
 
@@ -27,7 +27,8 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 class Decoder:
     """Reads files by their index; threads may share it.
 
-    `memory` is how many bytes decoded pictures may stay in; None: a share of what this process may use.
+    `memory` is how many bytes these pictures may stay in once decoded; None: what the reader's other pictures
+    leave of a share of what this process may use.
     """
 
     def __init__(self, paths: Sequence[Path], reader: Reader, memory: int | None = None) -> None:
@@ -39,9 +40,12 @@ class Decoder:
         self._stand_in: Pixels | None = None
         shape, dtype = (len(paths), *reader.spec.shape), np.dtype(reader.spec.dtype)
         size = int(np.prod(shape)) * dtype.itemsize
-        allowed = int(resources.count_memory() * MEMORY_SHARE) if memory is None else memory
+        allowed = memory
+        if allowed is None:
+            allowed = int(resources.count_memory() * MEMORY_SHARE) - reader.kept_bytes
         #: pages of this array are the system's until a picture is written to them
         self._kept: Pixels | None = np.empty(shape, dtype) if size <= allowed else None
+        reader.kept_bytes += size if size <= allowed else 0
         logger.info(
             "%s pictures take %.1f MB decoded and may take %.1f MB: %s",
             *(len(paths), size / 1e6, allowed / 1e6),

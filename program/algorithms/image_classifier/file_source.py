@@ -21,7 +21,7 @@ class FileSource:
 
     Without `parts` all hosts list the same items, and each global batch is cut among them. With `parts`, the
     number of items that each host has for itself, every host spreads its own evenly over the steps.
-    `memory` is how many bytes decoded pictures may stay in; None: a share of what this process may use.
+    `memory` is how many bytes its decoded pictures may stay in; None: see `Decoder`.
     """
 
     def __init__(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import threading
 from collections import Counter
@@ -78,6 +80,8 @@ class Records:
     evaluated: dict[str, RecordSource]
     reader: Reader
     label_counts: list[int] | None
+    #: tells what the channels hold from what others do, as far as is known
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,9 @@ def open_records(
     if "test" in opened:
         evaluated["test"] = make("test", alone=True)
     counts = _count_labels(opened["training"], labels)
-    return Records(make("training", reading.seed), validation, evaluated, reader, counts)
+    known = {name: [holding.as_json() for holding in some.holdings] for name, some in opened.items()}
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+    return Records(make("training", reading.seed), validation, evaluated, reader, counts, digest)
 
 
 def _check_pipes(channels: Mapping[str, Channel], names: Sequence[str], told: Told) -> None:

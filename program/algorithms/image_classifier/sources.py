@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import numpy as np
 
 from algorithms.image_classifier import data
 from algorithms.image_classifier.data import Pixels
 from algorithms.image_classifier.file_source import FileSource
+from algorithms.image_classifier.record_channels import Place, Told, are_records, open_records
 from tandem.channels import Channel
 from tandem.errors import UserError
 from tandem.images import Preprocessing
@@ -57,6 +61,9 @@ class Reading:
     seed: int
     validation_share: float
     unreadable_share: float
+    told: Told = field(default_factory=Told)
+    #: ends waiting for a FIFO
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,8 @@ def open_sources(
 
     Raises `UserError` saying what was found instead of pictures.
     """
+    if any(are_records(channels[name]) for name in ("training", "validation") if name in channels):
+        return _open_records(channels, reading, rank, exchange)
     pictures = data.list_pictures(channels, reading.validation_share, reading.seed, exchange)
     listed = len(pictures.training) + len(pictures.validation)
     reader = data.Reader(reading.spec, listed, reading.unreadable_share)
@@ -133,4 +142,27 @@ def open_sources(
         " ".join(exchange(digest) if pictures.training_parts else [digest]),
         lambda count: data.choose_spread([*pictures.validation, *pictures.training], count, reader),
         lambda: data.report_unreadable(pictures, reader),
+    )
+
+
+def _open_records(
+    channels: Mapping[str, Channel], reading: Reading, rank: int, exchange: data.Exchange
+) -> Sources:
+    place = Place(rank, len(exchange(None)), exchange)
+    records = open_records(channels, reading, reading.told, place, reading.stop)
+
+    def sample(count: int) -> Pixels:
+        held = records.validation.sample(count)  # empty until a pass has gone through it
+        return np.concatenate([held, records.training.sample(count - len(held))])
+
+    return Sources(
+        reading.spec,
+        records.training.labels,
+        records.training,
+        records.validation,
+        records.evaluated,
+        records.label_counts,
+        records.digest,
+        sample,
+        records.reader.report,
     )

@@ -120,7 +120,7 @@ class Trainer:
             with tf.GradientTape() as tape:
                 answers = network(images, training=True)
                 losses = keras.losses.sparse_categorical_crossentropy(labels, answers)
-                loss = scale(tf.reduce_sum(weighed * losses) / total)
+                loss = scale(tf.math.divide_no_nan(tf.reduce_sum(weighed * losses), total))
             gradients = tape.gradient(loss, variables)
             optimizer.apply_gradients(zip(gradients, variables, strict=True))
             return _sums(weighed * losses, answers, labels, weights)

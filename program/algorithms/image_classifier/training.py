@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from algorithms.image_classifier import calibration, evidence, initial_weights, networks
 from algorithms.image_classifier.evidence.split import Split, measure
 from algorithms.image_classifier.fitting import Fit, Outcome, Plan
+from algorithms.image_classifier.record_channels import Told
 from algorithms.image_classifier.sources import Reading, Sources, open_sources
 from algorithms.image_classifier.tensorboard import Scalars
 from algorithms.image_classifier.trainer import Optimization, Trainer, balance_labels
@@ -47,6 +49,14 @@ def train(job: TrainingJob) -> None:
             parameters.seed,
             parameters.validation_share,
             parameters.unreadable_share,
+            Told(
+                parameters.num_classes,
+                {
+                    "training": parameters.num_training_samples,
+                    "validation": parameters.num_validation_samples,
+                },
+            ),
+            job.stop,
         )
         sources = open_sources(job.channels, reading, team.rank, team.exchange)
         logger.info(
@@ -89,7 +99,7 @@ def _fit(job: TrainingJob, spec: Preprocessing, sources: Sources, team: Team) ->
             _plan_optimization(parameters, sources, policy),
             team,
         )
-    scalars = Scalars(job.tensorboard_dir) if job.tensorboard_dir and team.rank == 0 else None
+    scalars = Scalars(job.tensorboard_dir or job.output_dir / "tensorboard") if team.rank == 0 else None
     fit = Fit(
         trainer,
         sources.training,
@@ -160,14 +170,19 @@ def _write(
     )
     if hyperparameters["quantization"] == "int8":
         calibration.add_int8(job.model_dir, sources, job.stop)
-    splits = []
+    evidence.write_evidence(
+        job.output_dir, _judge(network, sources, job.stop), outcome.history, network, sources.labels
+    )
+
+
+def _judge(network: Any, sources: Sources, stop: threading.Event) -> Iterator[Split]:
+    """Yield what the network says of each whole set, as far as the job is not stopped before its end."""
     for name, source in sources.evaluated.items():
         split = Split(name, len(sources.labels), source.name)
-        if not measure(network, source.batches(1), split, job.stop):
-            logger.warning("Stopped: there is no report on the pictures for %s.", name)
+        if not measure(network, source.batches(1), split, stop):
+            logger.warning("Stopped: the report is without the pictures for %s.", name)
             return
-        splits.append(split)
-    evidence.write_evidence(job.output_dir, splits, outcome.history, network, sources.labels)
+        yield split
 
 
 def describe_preprocessing(size: int, color: str) -> Preprocessing:
