@@ -182,6 +182,16 @@ def test_a_stop_ends_a_pass_that_waits(channel, reading):
     records.training.check()
 
 
+def test_a_stop_leaves_no_other_host_alone(channel, reading):
+    """A host that waits in vain goes on with rows that do not count, until all leave after the same step."""
+    stop = threading.Event()
+    stop.set()
+    place = Place(1, 2, lambda own: [own] * 2)
+    records = open_all([channel("training"), channel("validation")], reading(), tell(10, 4), place, stop)
+    assert read(records.training, start=1) == [[(0, 0, 0.0)], [(0, 0, 0.0)]]
+    records.training.check()
+
+
 def test_an_unreadable_picture_keeps_its_row_but_does_not_count(channel, reading, caplog):
     """It has the pixels of a readable one, and two epochs count it once."""
     caplog.set_level(logging.INFO, "algorithms")

@@ -72,11 +72,14 @@ def test_a_port_that_another_process_has_is_said():
 
 def test_a_host_that_comes_late_is_waited_for(tmp_path):
     """The first host says for whom it waits, and goes on as soon as the second one is there."""
+    # Whoever has seen the others serves on the port from then on, as TensorFlow does.
     code = """
-import logging, sys
+import logging, socket, sys
 logging.basicConfig(level=logging.INFO)
 from backends import peers
 peers.await_peers(["algo-1", "algo-2"], sys.argv[1], 8890, 60)
+with socket.create_server(("", 8890)):
+    sys.stdin.read()
 """
     log = tmp_path / "log"
     with make_network(2) as network, log.open("w") as file:
@@ -85,16 +88,18 @@ peers.await_peers(["algo-1", "algo-2"], sys.argv[1], 8890, 60)
             return subprocess.Popen(
                 [*network.command(host), sys.executable, "-c", code, host],
                 env={"PYTHONPATH": str(ROOT / "program"), "PATH": "/usr/bin"},
+                stdin=subprocess.PIPE,
                 stderr=file,
             )
 
         with start("algo-1") as first:
             wait_for(lambda: "Waiting for hosts" in log.read_text(), "the first host's log", 60)
-            assert first.poll() is None
             with start("algo-2") as second:
-                assert (first.wait(60), second.wait(60)) == (0, 0), log.read_text()
+                wait_for(lambda: log.read_text().count("All 2 hosts answer.") == 2, "both hosts", 60)
+                first.communicate()
+                second.communicate()
+    assert (first.returncode, second.returncode) == (0, 0), log.read_text()
     assert re.search(r"Waiting for hosts, \d+ s more at most: algo-2 \(port 8890: ", log.read_text())
-    assert log.read_text().count("All 2 hosts answer.") == 2
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ def find_interface(named: str | None, root: Path = INTERFACES) -> str | None:
 def await_peers(hosts: Sequence[str], current_host: str, port: int, seconds: float) -> None:
     """Wait until the name of each host resolves and its `port` answers, with this host's port answering too.
 
-    Returns with the port free again. Raises `TandemError` naming the hosts that are missing after `seconds`.
+    Returns with the port free again, for the caller to serve on it at once: the others may still be asking.
+    Raises `TandemError` naming the hosts that are missing after `seconds`.
     """
     deadline = time.monotonic() + seconds
     said = deadline - seconds - PROGRESS_SECONDS  # at once, for the first time

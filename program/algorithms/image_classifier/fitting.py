@@ -183,6 +183,7 @@ class Fit:
                 break
             if save:
                 self._save(course)
+        self._stopped = self._stopped or self._has_ended_early()
         course.tally.settle()
         course.seconds = time.monotonic() - started
         self._training.check()
@@ -200,6 +201,9 @@ class Fit:
                 return tally
         tally.settle()
         self._validation.check()
+        if self._has_ended_early():
+            self._stopped = True
+            return tally
         if not tally.weight:
             raise UserError("no picture for validation could be read; the log names them and the reasons.")
         return tally
@@ -224,6 +228,10 @@ class Fit:
             return False, False
         said = self._team.exchange([self._stop.is_set(), due])
         return any(leave for leave, _ in said), any(save for _, save in said)
+
+    def _has_ended_early(self) -> bool:
+        """Whether a pass may have ended because its source waits no longer; of several hosts none does so."""
+        return len(self._team.hosts) == 1 and self._stop.is_set()
 
     def _save(self, course: Course) -> None:
         if self._store is None:

@@ -30,6 +30,9 @@ KEPT_A_LABEL = 8
 
 Row = tuple[int, bytes, int]  # number in the channel, picture, label's index
 
+#: Stands in where no record has come yet.
+NOTHING: Row = (-1, b"", 0)
+
 
 class RecordSource:
     """A `Source` of records; with a seed it draws them from a buffer, with None it keeps their order.
@@ -99,7 +102,8 @@ class RecordSource:
         """Give a `tf.data.Dataset` of this host's share of each batch of `epoch`, from batch `start` on.
 
         Each time it is iterated it reads one pass of the stream. It ends early where the stream fails, which
-        `check` then tells, and where the job is stopped while it waits.
+        `check` then tells. A stop while it waits ends it too, but of several hosts none leaves the others
+        alone: it goes on with rows that do not count.
         """
         import tensorflow as tf
 
@@ -132,13 +136,16 @@ class RecordSource:
         """Yield each share as its rows' numbers, pictures, labels, and which of them count."""
         if start >= self.steps:
             return
+        step = start
         try:
             for share, counts in itertools.islice(self._cut(self._order(epoch)), start, None):
-                numbers, pictures, labels = zip(*share, strict=True)
-                flags = [1] * counts + [0] * (len(share) - counts)
-                yield np.array(numbers), np.array(pictures, object), np.array(labels), np.array(flags)
+                step += 1
+                yield _as_arrays(share, counts)
         except PipeStopped as stopped:
             logger.info("%s", stopped)
+            if self._hosts > 1:  # the others may wait for this one's step; all leave after the same one
+                row = next(itertools.chain(*self._kept.values()), NOTHING)
+                yield from itertools.repeat(_as_arrays([row], 0), self.steps - step)
         except TandemError as error:
             self._failure = error
         except OSError as error:
@@ -231,6 +238,8 @@ class RecordSource:
 
     def _decode_one(self, row: Row) -> Pixels | None:
         """Decode a picture; an unreadable one is counted once, whatever its number is in another pass."""
+        if row == NOTHING:
+            return None
         number, picture, _ = row
         key = zlib.crc32(picture)
         name = self._names.get(key, Path(self._stream.name, f"record {number}"))
@@ -238,3 +247,10 @@ class RecordSource:
         if pixels is None:
             self._names[key] = name
         return pixels
+
+
+def _as_arrays(share: Sequence[Row], counts: int) -> tuple[Any, ...]:
+    """Give a share as its rows' numbers, pictures, labels, and which of them count: the first ones."""
+    numbers, pictures, labels = zip(*share, strict=True)
+    flags = np.arange(len(share)) < counts
+    return np.array(numbers), np.array(pictures, object), np.array(labels), flags.astype(np.int64)

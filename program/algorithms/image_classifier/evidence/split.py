@@ -145,4 +145,4 @@ def measure(network: Any, batches: Any, split: Split, stop: threading.Event) -> 
         if stop.is_set():
             return False
         split.add(pixels.numpy(), truth.numpy(), compute(pixels).numpy(), weights.numpy())
-    return True
+    return not stop.is_set()  # a source that waits for its data ends then
