@@ -33,7 +33,9 @@ LEVEL_1 = {
 MAY_IMPORT = {
     "errors": set(),
     "cuda": set(),
-    **dict.fromkeys(("compression", "recordio", "tfrecord"), {"errors"}),
+    "compression": {"errors"},
+    "recordio": {"errors"},
+    "tfrecord": {"errors"},
     "pipes": {"compression", "errors"},
     "image_limits": {"errors"},
     "image_signatures": {"errors"},

@@ -123,7 +123,10 @@ def _train_here(algorithm: Algorithm, job: TrainingJob) -> None:
     if algorithm.hyperparameters is not None:
         typed = hyperparameters.convert(job.hyperparameters, algorithm.hyperparameters)
     train(replace(job, hyperparameters=typed))
-    if job.rank == 0 and not any(job.model_dir.iterdir()):
+    if job.rank:
+        logger.info("training is done; the first host, %s, has the model", job.hosts[0])
+        return
+    if not any(job.model_dir.iterdir()):
         raise TandemError(f"train() of {algorithm.name} returned, but left nothing in {job.model_dir}.")
     logger.info("training is done; the model is in %s", job.model_dir)
 
