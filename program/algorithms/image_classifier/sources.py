@@ -111,20 +111,19 @@ def open_sources(
     reader = data.Reader(reading.spec, listed, reading.unreadable_share)
     hosts = len(exchange(None))
 
-    def make(
-        items: Sequence[data.Item], parts: Sequence[int] | None, seed: int | None, hosts: int
-    ) -> FileSource:
-        own = rank if hosts > 1 else 0
+    def share(items: Sequence[data.Item], parts: Sequence[int] | None, seed: int | None) -> FileSource:
         return FileSource(
-            items, pictures.labels, reader, reading.batch_size, seed, rank=own, hosts=hosts, parts=parts
+            items, pictures.labels, reader, reading.batch_size, seed, rank=rank, hosts=hosts, parts=parts
         )
 
-    training = make(pictures.training, pictures.training_parts, reading.seed, hosts)
-    validation = make(pictures.validation, pictures.validation_parts, None, hosts)
-    evaluated = {"validation": validation if hosts == 1 else make(pictures.validation, None, None, 1)}
+    def read_once(items: Sequence[data.Item]) -> FileSource:
+        return FileSource(items, pictures.labels, reader, reading.batch_size, memory=0)
+
+    training = share(pictures.training, pictures.training_parts, reading.seed)
+    validation = share(pictures.validation, pictures.validation_parts, None)
+    evaluated = {"validation": validation if hosts == 1 else read_once(pictures.validation)}
     if "test" in channels:
-        tested = data.list_labelled(channels["test"], pictures.labels)
-        evaluated["test"] = make(tested, None, None, 1)
+        evaluated["test"] = read_once(data.list_labelled(channels["test"], pictures.labels))
     counted = Counter(label for _, label in pictures.training)
     everyone = exchange([counted[label] for label in range(len(pictures.labels))])
     counts = (

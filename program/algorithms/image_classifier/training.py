@@ -19,6 +19,7 @@ from algorithms.image_classifier.trainer import Optimization, Trainer, balance_l
 from backends import bundle, dtype_policy, quantization, tensorflow_backend
 from backends.checkpoints import CheckpointStore
 from backends.distribution import Team, form_team
+from tandem.errors import UserError
 from tandem.images import Preprocessing
 from tandem.job import TrainingJob
 
@@ -158,12 +159,15 @@ def _write(
     job: TrainingJob, network: Any, outcome: Outcome, sources: Sources, hyperparameters: Mapping[str, Any]
 ) -> None:
     """Write the bundle, then what people look at; the second never costs the first."""
+    golden = sources.sample(GOLDEN)
+    if not len(golden):
+        raise UserError("the job was stopped before it had read a picture, so there is no model to save.")
     bundle.write_bundle(
         job.model_dir,
         network,
         labels=sources.labels,
         preprocessing=sources.spec.as_dict(),
-        golden_inputs=sources.sample(GOLDEN),
+        golden_inputs=golden,
         decision=job.decision,
         metrics=outcome.metrics,
         hyperparameters=hyperparameters,
