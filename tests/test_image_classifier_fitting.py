@@ -46,15 +46,39 @@ class Noise:
         return tf.data.Dataset.from_tensor_slices(parts).batch(4).skip(start)
 
 
+class Silent(Noise):
+    """A source that gives nothing, as a pipe into which nobody writes when the job is stopped."""
+
+    def batches(self, epoch: int, start: int = 0):
+        return super().batches(epoch, start).take(0)
+
+
+class Padded(Noise):
+    """A source of which only the first batches have rows that count."""
+
+    def __init__(self, steps: int, real: int) -> None:
+        super().__init__(steps)
+        self.real = real
+
+    def batches(self, epoch: int, start: int = 0):
+        import tensorflow as tf
+
+        def weigh(number, batch):
+            images, labels, weights = batch
+            return images, labels, weights * tf.cast(number < self.real, tf.float32)
+
+        return super().batches(epoch).enumerate().map(weigh).skip(start)
+
+
 class Tiny:
     """The smallest network, and what a fit needs around it."""
 
-    def __init__(self, steps: int = 6, **optimization) -> None:
+    def __init__(self, steps: int = 6, dropout: float = 0.3, **optimization) -> None:
         import keras
 
         keras.utils.set_random_seed(1)
         self.team = form_team(CPU, ["algo-1"], "algo-1")
-        self.network = build_network("SmallCNN", (8, 8, 3), 2)
+        self.network = build_network("SmallCNN", (8, 8, 3), 2, dropout)
         self.stop = threading.Event()
         options = {"label_weights": [1, 1], "learning_rate": 0.01, "steps": 3 * steps, **optimization}
         spec = describe_preprocessing(8, "RGB")
@@ -83,6 +107,44 @@ def test_a_stop_in_the_middle_of_an_epoch_ends_with_the_step_that_saw_it(info):
     assert len(taken) == 4  # after each of the three steps, and once more at the end of the pass
     assert outcome.metrics.keys() == {"epoch", "loss", "accuracy"}
     assert outcome.history == []
+
+
+def test_a_stop_before_the_first_step_leaves_no_model():
+    """Random weights must not be taken for a model."""
+    tiny = Tiny()
+    tiny.stop.set()
+    with pytest.raises(UserError, match="before its first step"):
+        tiny.fit(Silent(4))
+
+
+def test_a_step_without_a_row_that_counts_is_not_taken():
+    """It would move BatchNormalization's averages and Adam's moments."""
+    tiny = Tiny()
+    outcome = tiny.fit(Padded(6, real=2), epochs=1)
+    assert outcome.history[0]["loss"] > 0
+    assert int(tiny.trainer.read()["optimizer"][0]) == 2  # Adam's count of steps
+
+
+def test_a_checkpoint_that_cannot_be_written_at_a_stop_does_not_cost_the_model(tmp_path, info):
+    """It is a warning; the caller goes on to write the model so far."""
+    tiny = Tiny()
+
+    class Full(CheckpointStore):
+        def save(self, checkpoint):
+            raise UserError("the disk is full")
+
+    store = Full(tmp_path, "algo-1", {})
+    outcome = tiny.fit(Noise(10, check=tiny.stop.set), store=store, checkpoint_seconds=1000)
+    assert outcome.metrics["epoch"] == 1
+    assert "The last checkpoint could not be written: the disk is full" in info.text
+
+
+def test_xla_compiles_the_step_beside_the_augmentation():
+    """XLA has no kernels for what the augmentation does; the loss is what it is without, but for dropout."""
+    with_xla, without = (Tiny(xla=xla, dropout=0).fit(Noise(4), epochs=2).history for xla in (True, False))
+    assert [epoch["loss"] for epoch in with_xla] == pytest.approx(
+        [epoch["loss"] for epoch in without], rel=0.02
+    )
 
 
 def test_early_stopping_ends_the_fit_and_brings_the_best_epoch_back(info):

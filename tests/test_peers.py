@@ -4,6 +4,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -58,26 +59,34 @@ def test_a_host_whose_name_does_not_resolve_is_named():
     with pytest.raises(
         TandemError, match=r"algo-1 waited 0 s .* for nowhere.invalid \(its name does not resolve\)"
     ):
-        peers.await_peers(["localhost", "nowhere.invalid"], "algo-1", port, 0.2)
+        peers.await_peers(["localhost", "nowhere.invalid"], "algo-1", port, 0.2, threading.Event())
     with socket.create_server(("", port)):
         pass  # the port is free again
+
+
+def test_a_stop_ends_the_waiting():
+    """The platform kills a job 120 s after it asked for a stop; the wait may last longer."""
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(TandemError, match=r"stopped while algo-1 waited for nowhere.invalid"):
+        peers.await_peers(["localhost", "nowhere.invalid"], "algo-1", find_free_port(), 900, stop)
 
 
 def test_a_port_that_another_process_has_is_said():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(TandemError, match=f"port {port}, which this host needs"):
-            peers.await_peers(["localhost"], "localhost", port, 1)
+            peers.await_peers(["localhost"], "localhost", port, 1, threading.Event())
 
 
 def test_a_host_that_comes_late_is_waited_for(tmp_path):
     """The first host says for whom it waits, and goes on as soon as the second one is there."""
     # Whoever has seen the others serves on the port from then on, as TensorFlow does.
     code = """
-import logging, socket, sys
+import logging, socket, sys, threading
 logging.basicConfig(level=logging.INFO)
 from backends import peers
-peers.await_peers(["algo-1", "algo-2"], sys.argv[1], 8890, 60)
+peers.await_peers(["algo-1", "algo-2"], sys.argv[1], 8890, 60, threading.Event())
 with socket.create_server(("", 8890)):
     sys.stdin.read()
 """

@@ -69,7 +69,7 @@ def write_bundle(
             "the trained model answers with numbers that are not finite; try a lower learning rate"
         )
 
-    _check_room(model_dir, model, rows)
+    check_room(model_dir, model, rows.nbytes)
     with open_aside(model_dir) as aside:
         tensorflow_backend.save(model, aside / MODEL)
         np.savez(aside / GOLDEN, inputs=rows, answers=answers)
@@ -134,11 +134,11 @@ def open_aside(model_dir: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _check_room(model_dir: Path, model: Any, rows: npt.NDArray[Any]) -> None:
+def check_room(model_dir: Path, model: Any, golden_bytes: int) -> None:
     """Raise `UserError` if the bundle may not fit: on a full disk its writers crash, or say nothing."""
     model_dir.mkdir(parents=True, exist_ok=True)
     weights = sum(math.prod(weight.shape) for weight in model.weights) * 4
-    needed = 2 * weights + rows.nbytes + MARGIN  # .h5 and .bin hold the weights both
+    needed = 2 * weights + golden_bytes + MARGIN  # .h5 and .bin hold the weights both
     free = shutil.disk_usage(model_dir).free
     if free < needed:
         raise UserError(

@@ -36,6 +36,7 @@ import itertools
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -201,12 +202,14 @@ def form_team(
     current_host: str,
     interface: str | None = None,
     *,
+    stop: threading.Event | None = None,
     port: int = PORT,
     seconds: float = PEER_SECONDS,
 ) -> Team:
     """Bring together this host's GPUs, and all hosts; TensorFlow must have computed nothing before.
 
-    Waits for the other hosts. Raises `TandemError` naming those that are missing after `seconds`.
+    Waits for the other hosts. Raises `TandemError` naming those that are missing after `seconds`, or when
+    `stop` is set.
     """
     config = make_tf_config(hosts, current_host, port)
     if config is None:
@@ -215,7 +218,7 @@ def form_team(
     if found:
         os.environ["NCCL_SOCKET_IFNAME"] = found
     os.environ["TF_CONFIG"] = json.dumps(config)
-    peers.await_peers(hosts, current_host, port, seconds)
+    peers.await_peers(hosts, current_host, port, seconds, stop or threading.Event())
     import tensorflow as tf
 
     tf.get_logger().setLevel(logging.WARNING)  # else it has a line for each sum over the hosts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -54,11 +55,13 @@ def find_interface(named: str | None, root: Path = INTERFACES) -> str | None:
     return chosen
 
 
-def await_peers(hosts: Sequence[str], current_host: str, port: int, seconds: float) -> None:
+def await_peers(
+    hosts: Sequence[str], current_host: str, port: int, seconds: float, stop: threading.Event
+) -> None:
     """Wait until the name of each host resolves and its `port` answers, with this host's port answering too.
 
     Returns with the port free again, for the caller to serve on it at once: the others may still be asking.
-    Raises `TandemError` naming the hosts that are missing after `seconds`.
+    Raises `TandemError` naming the hosts that are missing after `seconds`, or when `stop` is set.
     """
     deadline = time.monotonic() + seconds
     said = deadline - seconds - PROGRESS_SECONDS  # at once, for the first time
@@ -77,7 +80,11 @@ def await_peers(hosts: Sequence[str], current_host: str, port: int, seconds: flo
             if now - said >= PROGRESS_SECONDS:
                 said = now
                 logger.info("Waiting for hosts, %.0f s more at most: %s", deadline - now, describe(missing))
-            time.sleep(min(ROUND_SECONDS, deadline - now))
+            if stop.wait(min(ROUND_SECONDS, deadline - now)):
+                raise TandemError(
+                    f"the job was stopped while {current_host} waited for {describe(missing)}; nothing was "
+                    "trained."
+                )
     logger.info("All %s hosts answer.", len(hosts))
 
 

@@ -94,6 +94,8 @@ def _train(settings: Settings, choose_device: ChooseDevice) -> None:
     job = replace(job, decision=decision)
     check_writable(job.model_dir)
     check_writable(job.output_dir)
+    if job.checkpoint_dir:
+        check_writable(job.checkpoint_dir)
     folder = submission.folder if submission else None
     imports = install_requirements(folder) if folder else []
     program = submission.program if submission else ""

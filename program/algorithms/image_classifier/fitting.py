@@ -127,7 +127,7 @@ class Fit:
                 held = self._measure()
             if self._stopped:
                 metrics = seen
-                self._save(course)
+                self._save_at_last(course)
                 logger.info(
                     "Stopped in epoch %s after %s steps of it; saving the model so far.",
                     *(course.epoch, course.tally.steps),
@@ -171,7 +171,10 @@ class Fit:
         progress = Progress(course.epoch, self._plan, self._training.steps) if self._plan.progress else None
         started = time.monotonic() - course.seconds
         for batch in self._training.batches(course.epoch, course.tally.steps):
-            course.tally.add(self._trainer.train(before + course.tally.steps, batch), *batch[1:])
+            if self._is_empty(batch):
+                course.tally.skip()
+            else:
+                course.tally.add(self._trainer.train(before + course.tally.steps, batch), *batch[1:])
             logger.debug("epoch %s: step %s", course.epoch, course.tally.steps)
             course.seconds = time.monotonic() - started
             self._training.check()
@@ -238,6 +241,19 @@ class Fit:
             return
         self._store.save(course.to_checkpoint(self._trainer))
         self._saved_at = time.monotonic()
+
+    def _save_at_last(self, course: Course) -> None:
+        """Save where the job is stopped, if that can be: the model so far is still to be written."""
+        if not course.history and not course.tally.steps:
+            raise UserError("the job was stopped before its first step, so there is no model to save.")
+        try:
+            self._save(course)
+        except UserError as error:
+            logger.warning("The last checkpoint could not be written: %s", error)
+
+    def _is_empty(self, batch: Sequence[Any]) -> bool:
+        """Whether no row of a batch counts; a step would only move averages. Several hosts step together."""
+        return len(self._team.hosts) == 1 and not batch[2].numpy().any()
 
     def _check_labels(self, seen: Tally) -> None:
         """Raise `UserError` unless two classes were seen, on whichever host."""

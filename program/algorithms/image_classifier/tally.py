@@ -32,6 +32,10 @@ class Tally:
         if len(self.pending) >= LOOK_EVERY:
             self.settle()
 
+    def skip(self) -> None:
+        """Take in a step of which no row counts, and which was therefore not taken."""
+        self.steps += 1
+
     def settle(self) -> None:
         """Wait for what is pending; raise `UserError` if the loss is not a number any more."""
         for result in self.pending:

@@ -54,6 +54,9 @@ class Trainer:
         self.network = network
         self._augmentation = augmentation
         self._signature = _batch_signature(spec)
+        #: XLA has no kernels for what augmentation does, and is for one replica alone.
+        self._xla = optimization.xla and team.replicas == 1
+        self._vary: Any = None
         self._optimization = optimization
         self._team = team
         self._optimizer = keras.optimizers.Adam(_schedule(optimization))
@@ -64,7 +67,9 @@ class Trainer:
 
     def train(self, step: int, batch: Sequence[Any]) -> Any:
         """Take the training's step number `step`, counted from 0 over all epochs."""
-        return self._find("frozen" if step < self._optimization.frozen_steps else "whole")(*batch)
+        kind = "frozen" if step < self._optimization.frozen_steps else "whole"
+        take = self._find(kind)
+        return take(self._vary(batch[0]), *batch[1:]) if self._xla else take(*batch)
 
     def measure(self, batch: Sequence[Any]) -> Any:
         """Only look."""
@@ -95,11 +100,30 @@ class Trainer:
             backbone = networks.find_backbone(self.network)
             backbone.trainable = kind != "frozen"  # a frozen BatchNormalization also keeps its averages
             step = self._measure_step() if kind == "measure" else self._train_step()
-            traced = self._team.trace(step, self._signature, xla=self._optimization.xla)
+            traced = self._team.trace(step, self._signature_of(kind), xla=self._xla)
             traced.get_concrete_function()  # now, while the backbone is frozen or not
             self._steps[kind] = traced
             backbone.trainable = True
         return self._steps[kind]
+
+    def _signature_of(self, kind: str) -> list[Any]:
+        """Give what a kind of step takes; beside XLA, pictures are varied before it."""
+        import tensorflow as tf
+
+        pixels, *rest = self._signature
+        if not self._xla or kind == "measure":
+            return [pixels, *rest]
+        self._vary = tf.function(self._augment, input_signature=[pixels], autograph=False)
+        return [tf.TensorSpec(pixels.shape, tf.float32), *rest]
+
+    def _augment(self, pixels: Any) -> Any:
+        """Vary a batch of pictures; (n, h, w, c) float32 of 0…255."""
+        import tensorflow as tf
+
+        images = tf.cast(pixels, tf.float32)
+        for layer in self._augmentation:
+            images = layer(images, training=True)
+        return images
 
     def _train_step(self) -> Any:
         import keras
@@ -111,9 +135,7 @@ class Trainer:
         scale = getattr(optimizer, "scale_loss", lambda loss: loss)
 
         def step(pixels: Any, labels: Any, weights: Any) -> Any:
-            images = tf.cast(pixels, tf.float32)
-            for layer in self._augmentation:
-                images = layer(images, training=True)
+            images = pixels if self._xla else self._augment(pixels)
             # The loss is a mean over the whole batch, wherever its rows are computed.
             total = team.sum(tf.reduce_sum(weights))
             weighed = weights * tf.gather(label_weights, labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,6 @@ from algorithms.image_classifier.trainer import Optimization, Trainer, balance_l
 from backends import bundle, dtype_policy, quantization, tensorflow_backend
 from backends.checkpoints import CheckpointStore
 from backends.distribution import Team, form_team
-from tandem.errors import UserError
 from tandem.images import Preprocessing
 from tandem.job import TrainingJob
 
@@ -40,7 +40,7 @@ def train(job: TrainingJob) -> None:
     tensorflow_backend.start(job.decision)
     if parameters.deterministic:
         tensorflow_backend.make_deterministic()
-    team = form_team(job.decision, job.hosts, job.current_host, job.network_interface)
+    team = form_team(job.decision, job.hosts, job.current_host, job.network_interface, stop=job.stop)
     with team.guard():
         size = parameters.image_size or networks.ARCHITECTURES[parameters.architecture].image_size
         spec = describe_preprocessing(size, parameters.color)
@@ -92,6 +92,8 @@ def _fit(job: TrainingJob, spec: Preprocessing, sources: Sources, team: Team) ->
         network = build()
         if file:
             initial_weights.load_weights(network, file)
+        if team.rank == 0:  # at the end it would be too late
+            bundle.check_room(job.model_dir, network, GOLDEN * math.prod(spec.shape))
         team.synchronize(network)
         trainer = Trainer(
             network,
@@ -159,15 +161,12 @@ def _write(
     job: TrainingJob, network: Any, outcome: Outcome, sources: Sources, hyperparameters: Mapping[str, Any]
 ) -> None:
     """Write the bundle, then what people look at; the second never costs the first."""
-    golden = sources.sample(GOLDEN)
-    if not len(golden):
-        raise UserError("the job was stopped before it had read a picture, so there is no model to save.")
     bundle.write_bundle(
         job.model_dir,
         network,
         labels=sources.labels,
         preprocessing=sources.spec.as_dict(),
-        golden_inputs=golden,
+        golden_inputs=sources.sample(GOLDEN),
         decision=job.decision,
         metrics=outcome.metrics,
         hyperparameters=hyperparameters,
