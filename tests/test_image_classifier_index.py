@@ -95,6 +95,32 @@ WRONG = {
     ),
     "a list of labels": ("a.jsonl", ['{"source-ref": "red/000.png", "a": [1]}'], "line 1: the label 'a'"),
     "nothing": ("a.lst", [], "lists no pictures"),
+    "an open quote": (
+        "a.csv",
+        ["path,label", 'red/000.png,"1', "x" * 200_000],
+        "line 2 is no CSV: .* quotes",
+    ),
+    "an open quote to the end": (
+        "a.csv",
+        ["path,label", 'red/000.png,"1', "x"],
+        "line 2 is no CSV: .* quotes",
+    ),
+    "half a pair in a label": (
+        "a.jsonl",
+        [r'{"source-ref": "red/000.png", "x": "x\ud83d"}'],
+        "line 1: the label",
+    ),
+    "half a pair in a path": ("a.jsonl", [r'{"source-ref": "red\ud800/0.png", "x": 1}'], "line 1: the path"),
+    "a NUL in a path": ("a.jsonl", [r'{"source-ref": "red\u0000/0.png", "x": 1}'], "line 1: the path"),
+    "no number": ("a.lst", ["0\tnan\tred/000.png"], "line 1: the label is 'nan'"),
+    "an infinite number": ("a.lst", ["0\t-inf\tred/000.png"], "line 1: the label is '-inf'"),
+    "an infinite number of JSON": (
+        "a.jsonl",
+        ['{"source-ref": "red/000.png", "x": 1e999}'],
+        "the label is 'inf'",
+    ),
+    "a number of Python": ("a.lst", ["0\t1_0\tred/000.png"], "line 1: the label is '1_0'"),
+    "a column twice": ("a.csv", ["path,label,Label", "red/000.png,1,2"], "line 1: 2 columns label"),
 }
 
 
@@ -125,6 +151,36 @@ def test_what_is_no_index_is_left_alone(channel, caplog):
     assert find_index(channel) is None
     assert "notes.csv is no index" in caplog.text
     assert find_index(channel / "nowhere") is None
+
+
+@pytest.mark.parametrize("header", ["path, label", "Path,Label", "PATH ,LABEL"])
+def test_case_and_blanks_of_a_header_do_not_matter(channel, header):
+    path = write(channel, "a.csv", header, "red/000.png, 1")
+    assert find_index(channel) == path
+    assert listed(path) == [("red/000.png", "1")]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_is_refused_rather_than_taken_for_no_index(channel, separator):
+    write(channel, "a.csv", f"path{separator}Label", f"red/000.png{separator}1")
+    with pytest.raises(UserError, match=r"a\.csv line 1: .* expected commas: path,label"):
+        find_index(channel)
+
+
+def test_a_header_with_an_open_quote_is_no_trace(channel):
+    """Whatever its length."""
+    write(channel, "notes.csv", '"who,when', "x" * 200_000)
+    assert find_index(channel) is None
+    path = write(channel, "a.csv", 'path,"label', "x" * 200_000)
+    with pytest.raises(UserError, match="line 1 is no CSV"):
+        read_index(path)
+
+
+def test_large_numbers_stay_apart(channel):
+    """A float would make one class of both."""
+    numbers = ["12345678901234567890", "12345678901234567891"]
+    lines = [f"{n}\t{number}\tred/00{n}.png" for n, number in enumerate(numbers)]
+    assert [label for _, label in listed(write(channel, "a.lst", *lines))] == numbers
 
 
 def test_two_indexes_are_refused(channel):

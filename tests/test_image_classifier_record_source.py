@@ -216,6 +216,29 @@ def test_too_many_unreadable_pictures_end_the_pass(channel, reading):
         records.training.check()
 
 
+def test_equal_unreadable_records_all_count_and_once_each(channel, reading, tmp_path):
+    """Whatever their places in another pass, and also where one of them fills up batches."""
+    passes = [[(0, b""), *pairs(6), (1, b""), (2, b"")], [*pairs(6), (1, b""), (2, b""), (0, b"")]]
+    told = tell(15, 4)  # too many: the first record stands in
+    records = open_all([channel("training"), channel("validation")], reading(3, 0.5), told)
+    with Feeder(tmp_path / "training", [pack_images(some) for some in passes]):
+        for epoch in (1, 2):
+            batches = read(records.training, epoch)
+            assert sum(weight for _, _, weight in flat(batches)) == 6
+            assert len(records.reader.unreadable) == 3
+    assert len(records.training.sample(20))  # goes through the broken ones again
+    assert len(records.reader.unreadable) == 3
+
+
+def test_equal_unreadable_records_reach_the_limit(channel, reading):
+    """Fifteen empty pictures are fifteen."""
+    files = {"a.rec": pack_images([*pairs(5), *((1, b"") for _ in range(15))])}
+    records = open_all([channel("training", files)], reading(unreadable_share=0.5))
+    assert len(read(records.training)) < records.training.steps
+    with pytest.raises(UserError, match="pictures were unreadable so far"):
+        records.training.check()
+
+
 @pytest.mark.parametrize("count", [23, 24, 25])
 def test_hosts_with_the_same_records_share_each_batch(channel, reading, count):
     """Together they give what one host gives; each has a row in every batch."""
@@ -308,6 +331,13 @@ def test_channels_that_do_not_agree_are_one_sentence(channel, reading):
 )
 def test_files_without_what_is_expected_are_one_sentence(channel, reading, files, sentence):
     with pytest.raises(UserError, match=sentence):
+        open_all([channel("training", files)], reading())
+
+
+def test_an_id_as_label_is_refused(channel, reading):
+    """Nothing as large as the number is made."""
+    files = {"a.rec": pack_images([(0, png(0)), (1_500_000, png(1))])}
+    with pytest.raises(UserError, match="channel training has the label 1500000, expected numbers from 0"):
         open_all([channel("training", files)], reading())
 
 

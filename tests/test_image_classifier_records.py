@@ -74,6 +74,7 @@ def test_a_pass_without_a_byte_has_no_pictures():
         (frame([struct.pack("<IfQQ", 5, 0, 0, 0) + PNG]), "record 0 says it has 5 labels, expected one"),
         (frame([PNG, b"1", PNG]), "record 2 is a picture, and nothing follows"),
         (frame([PNG, PNG]), r"record 0 is a picture, and b'\\x89PNG.* follows; .*AttributeNames"),
+        (frame([PNG, b"9" * 400]), "record 0 has the label 9{40};"),
         (frame([PNG, b"true"]), "record 0 is a picture, and b'true' follows"),
         (frame([PNG, b"0", PNG, b'{"a": 1}']), "record 2 is a picture"),
         (frame([frame([pack_image(1, PNG)])[:40]]), "RecordWrapperType"),

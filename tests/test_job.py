@@ -1,8 +1,10 @@
+import os
+
 import pytest
 
 from tandem.channels import Channel
 from tandem.errors import UserError
-from tandem.job import TrainingJob
+from tandem.job import TrainingJob, warn_of_unlisted, warn_without_model
 
 
 def test_paths_channels_and_hosts_come_from_the_tree(opt_ml):
@@ -112,3 +114,35 @@ def test_checkpoints_inside_the_model_are_refused(opt_ml, place):
         UserError, match=r"checkpointconfig.json: LocalPath.*inside model/.*/opt/ml/checkpoints"
     ):
         TrainingJob.load(root)
+
+
+def test_folders_that_are_no_channels_are_named(opt_ml, caplog):
+    """FIFOs and manifests beside the folders are none; without the file every folder is a channel."""
+    root = opt_ml(channels=["training"])
+    data = root / "input/data"
+    warn_of_unlisted(TrainingJob.load(root))
+    os.mkfifo(data / "stream_0")
+    (data / "training-manifest").touch()
+    (data / ".hidden").mkdir()
+    warn_of_unlisted(TrainingJob.load(root))
+    assert not caplog.records
+    (data / "validation").mkdir()
+    (data / "test").mkdir()
+    warn_of_unlisted(TrainingJob.load(root))
+    (record,) = caplog.records
+    assert "holds test, validation, which inputdataconfig.json does not list" in record.getMessage()
+    caplog.clear()
+    (root / "input/config/inputdataconfig.json").unlink()
+    warn_of_unlisted(TrainingJob.load(root))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("host", "warnings"), [("algo-1", 1), ("algo-2", 0)])
+def test_only_the_first_host_misses_a_model(opt_ml, caplog, host, warnings):
+    root = opt_ml(resourceconfig={"current_host": host, "hosts": ["algo-1", "algo-2"]})
+    warn_without_model(root)
+    assert len(caplog.records) == warnings
+    (root / "model/model.txt").touch()
+    caplog.clear()
+    warn_without_model(root)
+    assert not caplog.records

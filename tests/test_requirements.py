@@ -48,6 +48,19 @@ def test_a_wheel_that_is_not_there_is_told_with_what_kind_it_must_be(tmp_path):
         install_requirements(tmp_path)
 
 
+def test_a_version_that_no_wheel_has_of_what_the_image_has_is_not_asked_for(tmp_path):
+    """A wheel of it would be refused too: the image's stays, by whichever name it was installed."""
+    make_wheel(tmp_path / "wheels", "tandem_vendored", "1.5")
+    (tmp_path / "requirements.txt").write_text("tensorflow==2.10.0\n")
+    with pytest.raises(
+        UserError, match=r"image has tensorflow([-_]cpu)?==.* stays.* leave it out"
+    ) as refused:
+        install_requirements(tmp_path)
+    assert "Put a wheel" not in str(refused.value)
+    told = explain("ERROR: No matching distribution found for NumPy==1.0 (from x)", "nowhere")
+    assert f"This image has NumPy=={np.__version__}, which stays" in told
+
+
 def test_without_network_and_wheels_the_sentence_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/nobody/listens")
     monkeypatch.setenv("PIP_RETRIES", "0")
@@ -71,3 +84,10 @@ def test_a_lib_without_wheels_is_no_vendored_folder(tmp_path):
 
 def test_the_constraints_name_this_image():
     assert f"numpy=={np.__version__}" in list_installed()
+
+
+def test_a_package_that_brings_the_modules_of_an_installed_one_keeps_its_version():
+    """tensorflow beside tensorflow-cpu would be imported in its place."""
+    versions = dict(line.split("==") for line in list_installed())
+    assert versions["tensorflow"] == versions["tensorflow-cpu"]
+    assert versions["opencv-python"] == versions["opencv-python-headless"]

@@ -145,6 +145,22 @@ def test_vendored_requirements_can_be_imported(job, run_train, kind):
     assert (root / "model/m").read_text() == "1.5"
 
 
+@pytest.mark.parametrize("parameters", ["", "job, more", "*, key"])
+def test_a_train_that_takes_no_job_is_one_sentence(job, run_train, parameters):
+    root = job("mine.py", f"def train({parameters}): pass\n")
+    assert run_train(root, "echo").returncode == 1
+    failure = read_failure(root)
+    assert f"mine.py defines train({parameters}); expected train(job)" in failure
+    assert "Traceback" not in failure
+
+
+def test_a_script_that_leaves_no_model_is_warned_of(job, run_train):
+    """It may have meant to; the platform has nothing to deploy then."""
+    done = run_train(job("mine.py", "print('done')"), "echo")
+    assert done.returncode == 0
+    assert "WARNING: the program ended well, but left nothing in" in done.stdout
+
+
 def test_what_cannot_be_executed_is_told(tmp_path):
     (tmp_path / "run").touch(mode=0o644)
     with pytest.raises(UserError, match=r"neither \.py nor \.sh, and it may not be executed"):

@@ -131,10 +131,64 @@ def test_help_lists_hyperparameters_and_settings(opt_ml, run_train):
     assert "SAGEMAKER_BASE_DIR" in done.stdout
 
 
-def test_an_argument_is_refused_with_where_hyperparameters_come_from(opt_ml, run_train):
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["--tuning"], 0), (["--tunning"], 2), (["--epochs", "3"], 2), (["-h"], 0)]
+)
+def test_arguments_are_no_job(opt_ml, run_train, arguments, status):
+    """They neither take away nor write output/failure; what they should have been is said."""
+    root, algorithm = opt_ml(), "algorithms.image_classifier"
+    done = run_train(root, algorithm, *arguments)
+    assert done.returncode == status
+    assert not (root / "output").exists()
+    (root / "output").mkdir()
+    (root / "output" / "failure").write_text("an earlier job's")
+    run_train(root, algorithm, *arguments)
+    assert read_failure(root) == "an earlier job's"
+    if status:
+        assert done.stderr.startswith(f"train: train takes no argument '{' '.join(arguments)}'; hyperparam")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("variables", [{"ALGORITHM": "nowhere"}, {"TANDEM_DEVICE": "tpu"}])
+def test_a_question_that_cannot_be_answered_is_one_sentence(opt_ml, run_train, variables):
+    done = run_train(opt_ml(), "echo", "--tuning", **variables)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("train: ")
+
+
+def test_who_reads_no_further_gets_no_trace(opt_ml):
+    """As of `train --tuning | head -1`; here the reader has gone before the first line."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, ROOT / "program/train", "--tuning"],
+        env={**os.environ, "SAGEMAKER_BASE_DIR": str(opt_ml())},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_an_output_folder_that_cannot_be_written_is_told_once(opt_ml, run_train):
+    """The watching process has nothing to add to what the log says."""
     root = opt_ml()
-    assert run_train(root, "echo", "--epochs", "3").returncode == 1
-    assert "hyperparameters.json" in read_failure(root)
+    (root / "output").write_text("a file where the folder should be")
+    done = run_train(root, "echo")
+    assert done.returncode == 1
+    assert f"training failed: nothing can be written to {root / 'output'}: " in done.stdout
+    assert "the program ended with" not in done.stdout + done.stderr
+
+
+def test_folders_that_are_no_channels_are_told_once(opt_ml, run_train):
+    root = opt_ml()
+    (root / "input/data/validation").mkdir()
+    done = run_train(root, "echo")
+    assert done.returncode == 0
+    assert done.stdout.count("WARNING: ") == 1
+    assert "input/data holds validation, which inputdataconfig.json does not list" in done.stdout
 
 
 def test_a_model_folder_that_cannot_be_written_is_told_before_training(opt_ml, run_train):

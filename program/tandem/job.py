@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +14,8 @@ from typing import Any
 from tandem.channels import Channel
 from tandem.devices import Decision
 from tandem.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,9 +105,21 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _find_checkpoints(base_dir: Path) -> Path | None:
-    """Find the folder that the platform keeps copying to S3; None where the job did not ask for one."""
-    usual = base_dir / "checkpoints"
-    return _find_named(base_dir, "checkpointconfig.json") or (usual if usual.is_dir() else None)
+    """Find the folder that the platform keeps copying to S3; None where the job did not ask for one.
+
+    Raises `UserError` for a folder inside model/, all of which is uploaded as the model.
+    """
+    config, usual = "checkpointconfig.json", base_dir / "checkpoints"
+    path = _find_named(base_dir, config)
+    if path is None:
+        is_asked = usual.is_dir() or _read_object(base_dir / "input" / "config" / config)
+        return usual if is_asked else None
+    if path.resolve().is_relative_to((base_dir / "model").resolve()):
+        raise UserError(
+            f"{config}: LocalPath is {path}, inside model/, which is uploaded as the model; expected a "
+            "folder of its own, such as /opt/ml/checkpoints."
+        )
+    return path
 
 
 def _find_named(base_dir: Path, config: str) -> Path | None:
@@ -125,3 +141,31 @@ def _find_channels(data: Path, configured: Mapping[str, Any]) -> dict[str, Chann
     if not data.is_dir():
         return {}
     return {entry.name: Channel(entry.name, entry) for entry in sorted(data.iterdir()) if entry.is_dir()}
+
+
+def warn_of_unlisted(job: TrainingJob) -> None:
+    """Say in the log which folders of input/data are no channels, because inputdataconfig.json has others."""
+    data = job.base_dir / "input" / "data"
+    if not job.input_data_config or not data.is_dir():
+        return
+    names = sorted(entry.name for entry in data.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    if unlisted := [name for name in names if name not in job.channels]:
+        logger.warning(
+            "%s holds %s, which inputdataconfig.json does not list: not used. Add %s there to use it, or "
+            "take the file away: then every folder is a channel",
+            data,
+            ", ".join(unlisted),
+            json.dumps({unlisted[0]: {"TrainingInputMode": "File"}}),
+        )
+
+
+def warn_without_model(base_dir: Path) -> None:
+    """Say in the log that a job left nothing in model/, where this host is the one to leave it."""
+    with contextlib.suppress(UserError, OSError):
+        job = TrainingJob.load(base_dir)
+        if not job.rank and not any(job.model_dir.iterdir()):
+            logger.warning(
+                "the program ended well, but left nothing in %s: the job will have no model. Save it there; "
+                "SM_MODEL_DIR names the folder",
+                job.model_dir,
+            )

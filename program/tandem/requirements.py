@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import sysconfig
@@ -15,6 +16,12 @@ from tandem.errors import UserError
 logger = logging.getLogger(__name__)
 
 NAME = "requirements.txt"
+#: Packages that bring the same modules: the second, too, must not come in another version.
+SAME_MODULES = (
+    ("tensorflow-cpu", "tensorflow"),
+    ("tensorflow", "tensorflow-cpu"),
+    ("opencv-python-headless", "opencv-python"),
+)
 #: Folders beside it whose wheels are taken instead of an index.
 VENDORED = ("wheels", "lib")
 OPTIONS = (
@@ -70,6 +77,7 @@ def list_installed() -> list[str]:
     found = {
         each.metadata["Name"]: each.version for each in metadata.distributions() if each.metadata["Name"]
     }
+    found |= {also: found[name] for name, also in SAME_MODULES if name in found and also not in found}
     return [f"{name}=={version}" for name, version in sorted(found.items()) if version]
 
 
@@ -88,5 +96,23 @@ def explain(output: str, where: str) -> str:
     if missing:
         python = f"Python {sys.version_info[0]}.{sys.version_info[1]} on {sysconfig.get_platform()}"
         name = missing.removeprefix("No matching distribution found for ")
+        if present := _find_version(name):
+            return (
+                f"{name} was not found: {where}. This image has {present}, which stays; ask for a version "
+                "that fits it, or leave it out."
+            )
         return f"{name} was not found: {where}. Put a wheel of it for {python} into wheels/ beside the file."
     return faults[0] if faults else "pip failed; its words stand in the log."
+
+
+def _find_version(requirement: str) -> str:
+    """Give what is installed of a requirement's package, or in its place, as name==version; else ""."""
+    named = re.match(r"[\w.-]+", requirement, re.ASCII)
+    if not named:
+        return ""
+    try:
+        return f"{named[0]}=={metadata.version(named[0])}"
+    except metadata.PackageNotFoundError:  # another distribution may have brought its module
+        module = re.sub(r"[-.]", "_", named[0]).lower()
+        names = dict.fromkeys(metadata.packages_distributions().get(module, []))
+        return " and ".join(f"{name}=={metadata.version(name)}" for name in names)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import ast
-import logging
-import shutil
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tandem.algorithm import find_program
+from tandem.archives import unpack
 from tandem.errors import UserError
 from tandem.hyperparameters import decode
 from tandem.job import TrainingJob
 from tandem.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 #: What AWS's SDK calls the archive of a user's files.
 ARCHIVE = "sourcedir.tar.gz"
@@ -40,7 +36,8 @@ def find_submission(job: TrainingJob, settings: Settings) -> Submission | None:
     """Find the program that the job, or else the environment, names; None where neither does.
 
     It may lie in the submit directory (a folder or an archive), in the channel `code` or in `code/` below
-    the root; an archive is unpacked there if that is empty. Raises `UserError` naming where it was searched.
+    the root; an archive is unpacked there if nobody else's files lie there. Raises `UserError` naming where
+    it was searched.
     """
     given = job.hyperparameters
     name = str(decode(str(given.get("sagemaker_program", settings.program))))
@@ -109,44 +106,3 @@ def _list_places(job: TrainingJob, submitted: str, unpacked: Path) -> Iterator[P
         if archive.is_file():
             unpack(archive, unpacked)
         yield unpacked if archive is place else place
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive into `folder` if that is empty; what an earlier start unpacked stays as it is.
-
-    Raises `UserError`, and leaves nothing, for an archive that cannot be read or that holds anything but
-    files and folders with names below its top.
-    """
-    if folder.is_dir() and any(folder.iterdir()):
-        logger.info("%s is not empty, so %s is not unpacked", folder, archive)
-        return
-    try:
-        with tarfile.open(archive) as tar:
-            members = tar.getmembers()
-            for member in members:
-                _check(member, archive)
-            for member in members:
-                _write(tar, member, folder / member.name)
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{archive} is not a whole tar archive: {error}. Pack it again.") from error
-
-
-def _check(member: tarfile.TarInfo, archive: Path) -> None:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.isdir()):
-        raise UserError(
-            f"{archive} holds {member.name!r:.100}, which is not a plain file below its top; pack it without "
-            "links and without names that lead elsewhere."
-        )
-
-
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-    if member.isdir():
-        path.mkdir(parents=True, exist_ok=True)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = tar.extractfile(member)
-    assert content is not None  # noqa: S101  # it is a file
-    with content, path.open("wb") as file:
-        shutil.copyfileobj(content, file)
-    path.chmod(0o755 if member.mode & 0o100 else 0o644)

@@ -33,8 +33,10 @@ KEPT = 65536
 PR_SET_PDEATHSIG = 1
 
 
-def supervise(work: Callable[[], int], output_dir: Path) -> int:
+def supervise(work: Callable[[], int], output_dir: Path, look_back: Callable[[], None]) -> int:
     """Run `work` in a child process and give the exit status; a child that fails leaves `output/failure`.
+
+    After one that ended well, `look_back` is called, here.
 
     Signals reach the child, its orphans are reaped, and its standard error passes through here, so that its
     end can be told. Only this process comes back from here, except that the child does with its own status.
@@ -64,6 +66,8 @@ def supervise(work: Callable[[], int], output_dir: Path) -> int:
         logger.warning("the kernel killed %d process(es) of this job for want of memory", kills)
     if code:
         _tell(output_dir, code, echo.end, kills)
+    else:
+        look_back()
     return code if code >= 0 else 128 - code
 
 
@@ -75,6 +79,8 @@ def _tell(output_dir: Path, code: int, errors: str, kills: int) -> None:
             return
         failure = describe_lost_process(path.read_text(encoding="utf-8", errors="replace"))
         path.unlink()
+    elif code > 0 and not kills and not os.access(f"{output_dir}/.", os.W_OK):
+        return  # the child could not leave its failure there either; its log has it
     else:
         failure = describe_ending(code, errors, kills)
     logger.error("training failed: %s", failure)

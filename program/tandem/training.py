@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
 import signal
 import site
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -21,7 +23,7 @@ from tandem.devices import Decision
 from tandem.environment import decode_parameters, describe_environment, make_flags
 from tandem.errors import TandemError, UserError
 from tandem.failures import describe_failure, write_failure
-from tandem.job import TrainingJob
+from tandem.job import TrainingJob, warn_of_unlisted
 from tandem.logs import configure_logging
 from tandem.requirements import install_requirements
 from tandem.resources import count_cores
@@ -36,28 +38,42 @@ ChooseDevice = Callable[[str, str | None], Decision]
 
 
 def main(arguments: Sequence[str], choose_device: ChooseDevice) -> int:
-    """Run the training job below `SAGEMAKER_BASE_DIR`; give the exit status.
+    """Run the training job below `SAGEMAKER_BASE_DIR`, or answer `arguments`; give the exit status.
 
     `choose_device(wanted, visible)` decides where to compute without importing a framework.
     """
     configure_logging(logging.INFO)
+    if arguments:
+        return _answer(arguments)
     base_dir = find_base_dir(os.environ)
     try:
         settings = Settings.load(os.environ)
         configure_logging(settings.log_level)
-        if asked := [argument for argument in arguments if argument in PAGES]:
-            print(PAGES[asked[0]](settings))  # noqa: T201  # asked for at a terminal
-            return 0
-        if arguments:
-            raise UserError(
-                f"train takes no argument, but got {' '.join(arguments)!r}; hyperparameters come from "
-                "input/config/hyperparameters.json. `train --help` lists them."
-            )
         _train(settings, choose_device)
     except Exception as error:  # noqa: BLE001  # the rim: whatever it was, the platform gets its cause
         failure = describe_failure(error, base_dir)
         logger.error("training failed: %s", failure)  # noqa: TRY400
         write_failure(base_dir / "output", failure)
+        return 1
+    return 0
+
+
+def _answer(arguments: Sequence[str]) -> int:
+    """Print what is asked for; an argument that asks for nothing is refused. No job is touched."""
+    if unknown := [argument for argument in arguments if argument not in PAGES]:
+        print(  # noqa: T201  # to who typed it
+            f"train: train takes no argument {' '.join(unknown)!r:.200}; hyperparameters come from "
+            "input/config/hyperparameters.json. `train --help` lists them.",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        print(PAGES[arguments[0]](Settings.load(os.environ)), flush=True)  # noqa: T201  # asked for
+    except BrokenPipeError:  # `train --tuning | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+    except Exception as error:  # noqa: BLE001  # the rim
+        print(f"train: {describe_failure(error)}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 
@@ -91,6 +107,7 @@ def _train(settings: Settings, choose_device: ChooseDevice) -> None:
         _stop_on_signal(job.stop)
     decision = choose_device(settings.device, settings.visible_devices)
     logger.info("device: %s: %s", decision.device, decision.reason)
+    warn_of_unlisted(job)
     job = replace(job, decision=decision)
     check_writable(job.model_dir)
     check_writable(job.output_dir)
@@ -120,6 +137,7 @@ def _train_here(algorithm: Algorithm, job: TrainingJob) -> None:
     """Call the algorithm's train() in this process and see that it left a model."""
     train = algorithm.require("train").train
     assert train is not None  # noqa: S101  # required above
+    check_signature(algorithm)
     check_channels(algorithm, job)
     typed = job.hyperparameters
     if algorithm.hyperparameters is not None:
@@ -131,6 +149,22 @@ def _train_here(algorithm: Algorithm, job: TrainingJob) -> None:
     if not any(job.model_dir.iterdir()):
         raise TandemError(f"train() of {algorithm.name} returned, but left nothing in {job.model_dir}.")
     logger.info("training is done; the model is in %s", job.model_dir)
+
+
+def check_signature(algorithm: Algorithm) -> None:
+    """Raise `UserError` if train() cannot be called with a job alone."""
+    assert algorithm.train is not None  # noqa: S101  # required before
+    try:
+        signature = inspect.signature(algorithm.train)
+    except ValueError:  # native code has none
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise UserError(
+            f"{algorithm.name} defines train{signature}; expected train(job), which is called with the job. "
+            "A script that calls train() itself is run as it is."
+        ) from error
 
 
 def check_channels(algorithm: Algorithm, job: TrainingJob) -> None:
@@ -181,8 +215,8 @@ def _stop_on_signal(stop: threading.Event) -> None:
                 stop.set()
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        logger.info("%s: finishing the step and saving the model so far", signal.Signals(number).name)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        logger.info("%s: finishing the step and saving the model so far", signal.Signals(number).name)
         stop.set()
 
     signal.signal(signal.SIGTERM, handle)

@@ -184,19 +184,19 @@ class Reader:
 
     def read(self, path: Path) -> Pixels | None:
         """Read one picture as the network takes it; None, and the reason in the log, if it cannot be."""
-        return self._take(path, lambda: images.read(path))
+        return self._take(lambda: path, lambda: images.read(path))
 
-    def decode(self, body: bytes, name: Path) -> Pixels | None:
-        """Read one picture that is in memory already, as `read` does; messages have `name`."""
+    def decode(self, body: bytes, name: Callable[[], Path]) -> Pixels | None:
+        """Read one picture that is in memory already, as `read` does; `name` is asked if it cannot be."""
         return self._take(name, lambda: images.decode(body))
 
-    def _take(self, path: Path, load: Callable[[], Pixels]) -> Pixels | None:
+    def _take(self, name: Callable[[], Path], load: Callable[[], Pixels]) -> Pixels | None:
         try:
             return images.preprocess(load(), self.spec)
         except UserError as error:
-            self._note(path, str(error))
+            self._note(name(), str(error))
         except OSError as error:
-            self._note(path, error.strerror or str(error))
+            self._note(name(), error.strerror or str(error))
         return None
 
     def readable(self, items: Sequence[tuple[Path, int]]) -> Counter[int]:

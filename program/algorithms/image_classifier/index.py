@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import os
 import posixpath
 from collections.abc import Callable, Iterator
@@ -16,6 +17,12 @@ from tandem.errors import UserError
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("path", "label")
+
+#: What spreadsheets write for commas.
+SEPARATORS = {";": "semicolons", "\t": "tabulators"}
+
+#: Characters of a .csv's first line that are looked at.
+HEADER = 4096
 
 #: The longest piece of a file that a message shows.
 SHOWN = 60
@@ -32,7 +39,8 @@ class Entry(NamedTuple):
 def find_index(directory: Path) -> Path | None:
     """Find the index at a channel's top level: the file that ends in .lst, .manifest, .jsonl or .csv.
 
-    A .csv counts only if its first line names the columns path and label. Raises `UserError` for two indexes.
+    A .csv counts only if its first line names the columns path and label, in any case, with commas between;
+    with other separators it raises `UserError`, as two indexes do.
     """
     try:
         names = sorted(entry.name for entry in os.scandir(directory) if not entry.name.startswith("."))
@@ -93,13 +101,24 @@ def read_index(path: Path) -> list[tuple[Path, str]]:
 def _is_index(path: Path) -> bool:
     if path.suffix.lower() != ".csv":
         return True
-    header = next(csv.reader(_lines(path)), [])
-    if not set(COLUMNS) <= set(header):
-        logger.warning(
-            "%s is no index: its first line is %.60r; expected the columns path and label", path, header
-        )
-        return False
-    return True
+    header = next(_lines(path), "")[:HEADER]
+    if set(COLUMNS) <= set(_split_header(header, ",")):
+        return True
+    for separator, name in SEPARATORS.items():
+        if set(COLUMNS) <= set(_split_header(header, separator)):
+            raise UserError(f"{path} line 1: {name} separate the columns; expected commas: path,label.")
+    logger.warning(
+        "%s is no index: its first line is %.60r; expected the columns path and label", path, header.strip()
+    )
+    return False
+
+
+def _split_header(line: str, separator: str) -> list[str]:
+    """Give the names of columns, without case and blanks."""
+    try:
+        return [cell.strip().lower() for cell in next(csv.reader([line], delimiter=separator), [])]
+    except csv.Error:  # a NUL, to older Pythons
+        return []
 
 
 def _read_entries(path: Path) -> Iterator[Entry]:
@@ -107,6 +126,12 @@ def _read_entries(path: Path) -> Iterator[Entry]:
         if not entry.path or not entry.label:
             missing = "path" if not entry.path else "label"
             raise UserError(f"{path} line {entry.line}: it has no {missing}; expected a path and a label.")
+        for what, text in (("path", entry.path), ("label", entry.label)):
+            if not _is_text(text):
+                raise UserError(
+                    f"{path} line {entry.line}: the {what} is {text!a:.{SHOWN}}, with a NUL or half of a "
+                    "surrogate pair in it; expected text."
+                )
         yield entry
 
 
@@ -120,7 +145,7 @@ def _read_lst(path: Path) -> Iterator[Entry]:
                 f"{path} line {line}: {len(cells)} cells between tabulators; expected three: number, label "
                 "and path."
             )
-        yield Entry(line, cells[2].strip(), _plain_number(cells[1].strip()))
+        yield Entry(line, cells[2].strip(), _plain_number(cells[1].strip(), f"{path} line {line}"))
 
 
 def _read_json_lines(path: Path) -> Iterator[Entry]:
@@ -154,14 +179,27 @@ def _find_label(content: dict[str, Any], where: str) -> str:
         raise UserError(
             f"{where}: the label {names[0]!r} is {value!r:.{SHOWN}}; expected one text or number a picture."
         )
-    return value.strip() if isinstance(value, str) else _plain_number(str(value))
+    return value.strip() if isinstance(value, str) else _plain_number(str(value), where)
 
 
 def _read_csv(path: Path) -> Iterator[Entry]:
-    rows = csv.DictReader(_lines(path))
-    for row in rows:
-        path_, label = ((row[column] or "").strip() for column in COLUMNS)
-        yield Entry(rows.line_num, path_, label)
+    rows = csv.reader(_lines(path), strict=True)
+    start = 1
+    try:
+        names = [name.strip().lower() for name in next(rows, [])]
+        if twice := [name for name in COLUMNS if names.count(name) != 1]:
+            raise UserError(f"{path} line 1: {names.count(twice[0])} columns {twice[0]}; expected one.")
+        places = [names.index(name) for name in COLUMNS]
+        start = rows.line_num + 1
+        for row in rows:
+            if row:
+                path_, label = ((row[place] if place < len(row) else "").strip() for place in places)
+                yield Entry(start, path_, label)
+            start = rows.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path} line {start} is no CSV: {error}. Close its quotes, and double those inside of quotes."
+        ) from error
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -176,13 +214,25 @@ def _lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _plain_number(text: str) -> str:
-    """Give im2rec's 3.000000 as 3; any other text as it is."""
+def _plain_number(text: str, where: str) -> str:
+    """Give im2rec's 3.000000 as 3; words, and numbers too large for a float to hold, as they are."""
     try:
         number = float(text)
     except ValueError:
         return text
-    return str(int(number)) if number.is_integer() else text
+    if not math.isfinite(number) or "_" in text:
+        raise UserError(
+            f"{where}: the label is {text!r:.{SHOWN}}; expected a finite number such as 3, or a word."
+        )
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else text
+
+
+def _is_text(text: str) -> bool:
+    """Whether UTF-8 holds it and a path may."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _list_files(folder: Path) -> set[str]:

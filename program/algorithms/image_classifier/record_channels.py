@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from algorithms.image_classifier.data import Exchange, Reader
+from algorithms.image_classifier.record_labels import name_labels
 from algorithms.image_classifier.record_source import RecordSource
 from algorithms.image_classifier.record_streams import (
     FileStream,
@@ -109,7 +110,10 @@ def open_records(
     names = [name for name in ("training", "validation", "test") if name in channels]
     _check_pipes(channels, names, told)
     opened = {name: _open(channels[name], told, place, stop) for name in names}
-    labels = _name_labels(opened, told.classes)
+    labels = tuple(map(str, range(told.classes or 0)))
+    if told.classes is None:
+        counts = {name: some.labels or Counter() for name, some in opened.items()}
+        labels = name_labels(counts, opened["training"].texts)
     wanted: dict[str, Callable[[int], bool]] = {}
     parts = {name: some.parts for name, some in opened.items()}
     if "validation" not in opened:
@@ -145,10 +149,10 @@ def open_records(
     evaluated = {"validation": validation if place.hosts == 1 else make("validation", alone=True)}
     if "test" in opened:
         evaluated["test"] = make("test", alone=True)
-    counts = _count_labels(opened["training"], labels)
+    label_counts = _count_labels(opened["training"], labels)
     known = {name: [holding.as_json() for holding in some.holdings] for name, some in opened.items()}
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
-    return Records(make("training", reading.seed), validation, evaluated, reader, counts, digest)
+    return Records(make("training", reading.seed), validation, evaluated, reader, label_counts, digest)
 
 
 def _check_pipes(channels: Mapping[str, Channel], names: Sequence[str], told: Told) -> None:
@@ -198,37 +202,6 @@ def _open(channel: Channel, told: Told, place: Place, stop: threading.Event) -> 
                 "its ContentType or another channel says."
             )
     return Opened(stream, [Holding.from_json(one) for one in everyone])
-
-
-def _name_labels(opened: Mapping[str, Opened], num_classes: int | None) -> tuple[str, ...]:
-    """Give the labels' names, by their numbers: their texts if each has one of its own, else the numbers."""
-    if num_classes is not None:
-        return tuple(map(str, range(num_classes)))
-    training = opened["training"]
-    numbers = sorted(training.labels or ())
-    if -1 in numbers:
-        if len(numbers) > 1:
-            raise UserError("some records have a number as label and some only a text; give all both.")
-        labels = tuple(sorted(training.texts[-1]))
-        only = labels
-    else:
-        labels = tuple(map(str, range(numbers[-1] + 1)))
-        texts = [training.texts.get(number, set()) for number in range(len(labels))]
-        if all(len(some) == 1 for some in texts) and len(set.union(*texts)) == len(texts):
-            labels = tuple(min(some) for some in texts)
-        only = tuple(labels[number] for number in numbers)
-    if len(only) < 2:
-        raise UserError(
-            f"channel training has pictures of the label {', '.join(only)} only; expected two labels or more."
-        )
-    for name, other in opened.items():
-        highest = max(other.labels or [0])
-        if highest >= len(labels):
-            raise UserError(
-                f"channel {name} has the label {highest}, but the highest of channel training is "
-                f"{len(labels) - 1}."
-            )
-    return labels
 
 
 def _count_labels(training: Opened, labels: Sequence[str]) -> list[int] | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from algorithms.image_classifier.data import Pixels, Reader
+from algorithms.image_classifier.record_names import Names
+from algorithms.image_classifier.record_sample import Sample
 from algorithms.image_classifier.record_streams import Stream, draw
 from algorithms.image_classifier.records import Record
 from tandem import resources
@@ -23,10 +24,6 @@ logger = logging.getLogger(__name__)
 
 #: Batches that are decoded at once: threads that are done with one begin the next.
 AT_ONCE = 2
-
-#: Records that are kept as a sample, and how many of them have one label.
-KEPT = 256
-KEPT_A_LABEL = 8
 
 Row = tuple[int, bytes, int]  # number in the channel, picture, label's index
 
@@ -69,8 +66,9 @@ class RecordSource:
         self._wanted = wanted
         self._places = {label: place for place, label in enumerate(labels)}
         self._pool = ThreadPoolExecutor(resources.count_cores(), thread_name_prefix="decode")
-        self._names: dict[int, Path] = {}
-        self._kept: dict[int, list[Row]] = {}
+        self._names = Names(stream.name, steady=stream.steady)
+        self._turns = 0
+        self._kept: Sample[Row] = Sample()
         self._numbers: list[int] = []
         self._failure: TandemError | None = None
         self._told = False
@@ -92,8 +90,7 @@ class RecordSource:
 
     def sample(self, count: int) -> Pixels:
         """Give up to `count` pictures of the passes so far, one of each label in turn; (n, h, w, c)."""
-        in_turn = itertools.chain.from_iterable(itertools.zip_longest(*self._kept.values()))
-        decoded = (self._decode_one(row) for row in in_turn if row is not None)
+        decoded = map(self._decode_one, self._kept)
         chosen = list(itertools.islice((pixels for pixels in decoded if pixels is not None), count))
         spec = self._reader.spec
         return np.stack(chosen) if chosen else np.zeros((0, *spec.shape), spec.dtype)
@@ -109,7 +106,7 @@ class RecordSource:
 
         spec = self._reader.spec
         types = [tf.as_dtype(spec.dtype), tf.int64, tf.float32]
-        rows = tf.TensorSpec((None,), tf.int64)
+        rows, pictures = (tf.TensorSpec((None,), kind) for kind in (tf.int64, tf.string))
 
         @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
         def load(*share: Any) -> Any:
@@ -124,7 +121,7 @@ class RecordSource:
         return (
             tf.data.Dataset.from_generator(
                 lambda: self._read(epoch, start),
-                output_signature=(rows, tf.TensorSpec((None,), tf.string), rows, rows),
+                output_signature=(tf.TensorSpec((), tf.int64), rows, pictures, rows, rows),
             )
             .map(load, num_parallel_calls=AT_ONCE, deterministic=True)
             .take_while(lambda _pixels, labels, _weights: tf.size(labels) > 0)
@@ -133,19 +130,20 @@ class RecordSource:
         )
 
     def _read(self, epoch: int, start: int) -> Iterator[tuple[Any, ...]]:
-        """Yield each share as its rows' numbers, pictures, labels, and which of them count."""
+        """Yield each share as the pass's number and its rows' numbers, pictures, labels, and which count."""
         if start >= self.steps:
             return
-        step = start
+        step, turn = start, self._turns
+        self._turns += 1
         try:
             for share, counts in itertools.islice(self._cut(self._order(epoch)), start, None):
                 step += 1
-                yield _as_arrays(share, counts)
+                yield turn, *_as_arrays(share, counts)
         except PipeStopped as stopped:
             logger.info("%s", stopped)
             if self._hosts > 1:  # the others may wait for this one's step; all leave after the same one
-                row = next(itertools.chain(*self._kept.values()), NOTHING)
-                yield from itertools.repeat(_as_arrays([row], 0), self.steps - step)
+                row = next(iter(self._kept), NOTHING)
+                yield from itertools.repeat((turn, *_as_arrays([row], 0)), self.steps - step)
         except TandemError as error:
             self._failure = error
         except OSError as error:
@@ -191,7 +189,7 @@ class RecordSource:
                 return
             taken += 1
             row = number, record.picture, self._find_label(number, record)
-            self._keep(row)
+            self._kept.add(row[2], row)
             if self._seed is None:
                 self._numbers.append(number)
             yield row
@@ -208,11 +206,6 @@ class RecordSource:
             f"{len(self.labels)}: {', '.join(self.labels[:10])}{', …' if len(self.labels) > 10 else ''}."
         )
 
-    def _keep(self, row: Row) -> None:
-        some = self._kept.setdefault(row[2], [])
-        if len(some) < KEPT_A_LABEL and sum(map(len, self._kept.values())) < KEPT:
-            some.append(row)
-
     def _tell(self, what: str) -> None:
         """Say once that the stream does not hold what was told."""
         if not self._told:
@@ -223,10 +216,12 @@ class RecordSource:
                 *(self._stream.name, what, expected, self._stream.name),
             )
 
-    def _decode(self, numbers: Any, pictures: Any, labels: Any, flags: Any) -> tuple[Pixels, Any, Any]:
+    def _decode(
+        self, turn: Any, numbers: Any, pictures: Any, labels: Any, flags: Any
+    ) -> tuple[Pixels, Any, Any]:
         """Decode one share, in which unreadable pictures do not count; empty once the reader has given up."""
         rows = list(zip(numbers.tolist(), pictures.tolist(), labels.tolist(), strict=True))
-        decoded = list(self._pool.map(self._decode_one, rows))
+        decoded = list(self._pool.map(functools.partial(self._decode_one, turn=int(turn)), rows))
         readable = np.array([pixels is not None for pixels in decoded])
         spec = self._reader.spec
         stand_in = next(
@@ -236,17 +231,12 @@ class RecordSource:
         kept = slice(0) if self._reader.given_up else slice(None)
         return pixels[kept], labels[kept], (readable & flags.astype(bool)).astype(np.float32)[kept]
 
-    def _decode_one(self, row: Row) -> Pixels | None:
-        """Decode a picture; an unreadable one is counted once, whatever its number is in another pass."""
-        if row == NOTHING:
+    def _decode_one(self, row: Row, turn: int | None = None) -> Pixels | None:
+        """Decode a picture of pass `turn`; None for an unreadable one, which the reader counts."""
+        if row == NOTHING or self._reader.given_up:
             return None
         number, picture, _ = row
-        key = zlib.crc32(picture)
-        name = self._names.get(key, Path(self._stream.name, f"record {number}"))
-        pixels = None if self._reader.given_up else self._reader.decode(picture, name)
-        if pixels is None:
-            self._names[key] = name
-        return pixels
+        return self._reader.decode(picture, lambda: self._names.find(number, picture, turn))
 
 
 def _as_arrays(share: Sequence[Row], counts: int) -> tuple[Any, ...]:

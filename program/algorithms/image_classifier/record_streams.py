@@ -49,6 +49,8 @@ class Stream(Protocol):
     """A channel's records, of which each pass gives all."""
 
     name: str
+    #: whether a record has the same number in every pass
+    steady: bool
 
     def read(self, epoch: int, seed: int | None) -> Iterator[Numbered]:
         """Yield the records of one pass; with a seed, in an order of the epoch's where that costs nothing."""
@@ -57,6 +59,8 @@ class Stream(Protocol):
 
 class PipeStream:
     """The FIFOs of a Pipe channel: the first pass of this job reads the first one, whichever epoch it is."""
+
+    steady = False  # the platform may give each FIFO an order of its own
 
     def __init__(self, channel: Channel, stop: threading.Event, patience: float = pipes.PATIENCE) -> None:
         self.name = channel.name
@@ -99,6 +103,8 @@ class Holding:
 
 class FileStream:
     """The record files of a File or FastFile channel."""
+
+    steady = True
 
     def __init__(self, channel: Channel, paths: Sequence[Path]) -> None:
         self.name = channel.name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -180,6 +179,6 @@ def _find_value(features: Mapping[str, Any], names: tuple[str, ...], kind: str) 
 
 
 def _to_label(value: float, where: str) -> int:
-    if not math.isfinite(value) or value < 0 or value != int(value):
-        raise UserError(f"{where} has the label {value}; expected a whole number from 0.")
+    if not 0 <= value < 1 << 63 or value != int(value):  # JSON has whole numbers of any length
+        raise UserError(f"{where} has the label {str(value)[:40]}; expected a whole number from 0.")
     return int(value)

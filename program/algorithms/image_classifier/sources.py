@@ -91,8 +91,9 @@ class Sources:
         """Give `label_counts`, or raise `UserError` where they are not known."""
         if self.label_counts is None:
             raise UserError(
-                "class_weights balanced needs the pictures of each label to be counted beforehand, which the "
-                "channel training does not allow; use File or FastFile mode, or class_weights none."
+                "class_weights balanced needs the pictures of each label to be counted beforehand, and those "
+                "of channel training are not; use File or FastFile mode, leave num_classes out and give "
+                "records numbers as labels, or set class_weights none."
             )
         return self.label_counts
 
