@@ -87,7 +87,7 @@ def test_the_constraints_name_this_image():
 
 
 def test_a_package_that_brings_the_modules_of_an_installed_one_keeps_its_version():
-    """tensorflow beside tensorflow-cpu would be imported in its place."""
+    """Else tensorflow, beside tensorflow-cpu, would be imported in its place."""
     versions = dict(line.split("==") for line in list_installed())
     assert versions["tensorflow"] == versions["tensorflow-cpu"]
     assert versions["opencv-python"] == versions["opencv-python-headless"]

@@ -16,12 +16,8 @@ from tandem.errors import UserError
 logger = logging.getLogger(__name__)
 
 NAME = "requirements.txt"
-#: Packages that bring the same modules: the second, too, must not come in another version.
-SAME_MODULES = (
-    ("tensorflow-cpu", "tensorflow"),
-    ("tensorflow", "tensorflow-cpu"),
-    ("opencv-python-headless", "opencv-python"),
-)
+#: What packages that bring the same modules differ by: none of them may come in another version.
+VARIANTS = ("-cpu", "-gpu", "-headless")
 #: Folders beside it whose wheels are taken instead of an index.
 VENDORED = ("wheels", "lib")
 OPTIONS = (
@@ -73,12 +69,17 @@ def find_wheels(folder: Path) -> Path | None:
 
 
 def list_installed() -> list[str]:
-    """List what is installed as constraints for pip: `name==version`."""
+    """List what is installed as constraints for pip, `name==version`, with the variants of each name."""
     found = {
-        each.metadata["Name"]: each.version for each in metadata.distributions() if each.metadata["Name"]
+        str(each.metadata["Name"]).lower().replace("_", "-"): each.version
+        for each in metadata.distributions()
+        if each.metadata["Name"] and each.version
     }
-    found |= {also: found[name] for name, also in SAME_MODULES if name in found and also not in found}
-    return [f"{name}=={version}" for name, version in sorted(found.items()) if version]
+    for name in list(found):
+        base = next((name.removesuffix(variant) for variant in VARIANTS if name.endswith(variant)), name)
+        for other in (base, *(base + variant for variant in VARIANTS)):
+            found.setdefault(other, found[name])
+    return [f"{name}=={version}" for name, version in sorted(found.items())]
 
 
 def explain(output: str, where: str) -> str:
