@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,13 @@ from tandem.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = Decision(device="cpu", reason="the tests say so")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible():
+    """Let Ctrl-C reach what tests start, also where this run's own shell started it in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
