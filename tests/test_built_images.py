@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.image, pytest.mark.usefixtures("engine")]
 GPU = ["gpu", "gpu-cuda11"]
 EVERY = pytest.mark.parametrize("name", NAMES)
 EVERY_GPU = pytest.mark.parametrize("name", GPU)
+SOURCES = "(py|conf|html)"
 MEGABYTES = {"serve": 650, "cpu": 2000}
 LIST_GPUS = "import tensorflow as tf; print('GPUs:', len(tf.config.list_physical_devices('GPU')))"
 FORGET = "rm /etc/ld.so.conf.d/cuda-wheels.conf && ldconfig"
@@ -182,7 +183,7 @@ def test_only_what_the_recipe_copies_reaches_the_engine(tmp_path):
         files = run(image, "bash", "-c", "cd /context && find . -type f").stdout.split()
     finally:
         docker("image", "rm", image)
-    allowed = r"\./(docker/(install\.sh|requirements/[a-z0-9-]+\.txt)|program/(train|serve|.*\.(py|conf|html)))"
+    allowed = rf"\./(docker/(install\.sh|requirements/[a-z0-9-]+\.txt)|program/(train|serve|.*\.{SOURCES}))"
     assert [path for path in files if not re.fullmatch(allowed, path)] == []
     assert "./program/train" in files
 
