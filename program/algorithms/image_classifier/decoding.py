@@ -24,6 +24,19 @@ UNKNOWN, READABLE, UNREADABLE = 0, 1, 2
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
+def leave_untuned(dataset: Any) -> Any:
+    """Give a `tf.data.Dataset` that TensorFlow does not tune while it runs.
+
+    All its numbers are set, so there is nothing to tune; and on two cores the tuning took one of them from
+    the step in every other pass, which halved the speed (docs/performance.md).
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
+
+
 class Decoder:
     """Reads files by their index; threads may share it.
 

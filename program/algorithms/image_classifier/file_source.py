@@ -10,7 +10,7 @@ import numpy as np
 
 from algorithms.image_classifier import order
 from algorithms.image_classifier.data import Pixels, Reader
-from algorithms.image_classifier.decoding import Decoder
+from algorithms.image_classifier.decoding import Decoder, leave_untuned
 
 #: Batches that are read at once: threads that are done with one begin the next.
 AT_ONCE = 2
@@ -85,7 +85,7 @@ class FileSource:
         def has_rows(_pixels: Any, labels: Any, _weights: Any) -> Any:
             return tf.size(labels) > 0
 
-        return (
+        return leave_untuned(
             tf.data.Dataset.range(start, self.steps)
             .map(load, num_parallel_calls=AT_ONCE, deterministic=True)
             .take_while(has_rows)

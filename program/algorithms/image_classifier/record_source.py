@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from algorithms.image_classifier.data import Pixels, Reader
+from algorithms.image_classifier.decoding import leave_untuned
 from algorithms.image_classifier.record_names import Names
 from algorithms.image_classifier.record_sample import Sample
 from algorithms.image_classifier.record_streams import Stream, draw
@@ -118,7 +119,7 @@ class RecordSource:
             parts = zip((pixels, labels, weights), shapes, strict=True)
             return tuple(tf.ensure_shape(part, shape) for part, shape in parts)
 
-        return (
+        return leave_untuned(
             tf.data.Dataset.from_generator(
                 lambda: self._read(epoch, start),
                 output_signature=(tf.TensorSpec((), tf.int64), rows, pictures, rows, rows),
