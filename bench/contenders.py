@@ -110,7 +110,7 @@ class Server:
             while self._ask_ping() != 200:
                 if self._process.poll() is not None or time.monotonic() > started + START_SECONDS:
                     raise BenchError(f"{self.contender.name} did not become ready; see {self.log}")
-                time.sleep(POLL_SECONDS)
+                time.sleep(POLL_SECONDS)  # a server says nothing when it becomes ready; it has to be asked
         except BaseException:
             self._stop()
             raise

@@ -146,7 +146,7 @@ def measure_losses(cores: float) -> Iterator[Loss]:
                 for host in others:
                     if host.process.poll() is None:
                         seconds[host.name] = round(time.monotonic() - lost_at, 1)
-                time.sleep(POLL_SECONDS)
+                time.sleep(POLL_SECONDS)  # two processes end in any order; each has its own time
             yield Loss(
                 what,
                 list(seconds.values()),
@@ -226,7 +226,7 @@ def _wait_for_epoch(hosts: Sequence[Host]) -> None:
     while not EPOCH.search(hosts[0].log):
         for host in hosts:
             _expect(host.process.poll() is None and time.monotonic() < deadline, host)
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)  # a log file does not tell that a line was added
 
 
 def _expect(fulfilled: bool, host: Host) -> None:  # noqa: FBT001  # reads as an assertion

@@ -93,7 +93,7 @@ def freeze(seconds: float) -> Injection:
         os.kill(victim, signal.SIGSTOP)
         if not seconds:
             return count_connections(victim, server.port)
-        time.sleep(seconds)
+        time.sleep(seconds)  # the harm itself: nothing is waited for
         os.kill(victim, signal.SIGCONT)
         return 0
 
@@ -107,7 +107,7 @@ def take_descriptors(server: Server) -> int:
     for pid in workers:
         used = max(int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()) + 1
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, before[pid][1]))
-    time.sleep(3)
+    time.sleep(3)  # the harm itself: nothing is waited for
     for pid in workers:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before[pid])
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,28 +13,55 @@ import numpy as np
 from algorithms.image_classifier.data import Pixels, Reader
 from algorithms.image_classifier.order import Indices
 from tandem import resources
+from tandem.images import Preprocessing
 
 logger = logging.getLogger(__name__)
 
 #: The share of this process's memory that decoded pictures may stay in, those of all channels together.
 MEMORY_SHARE = 0.5
 
+#: Batches that are loaded at once: threads that are done with one begin the next.
+AT_ONCE = 2
+
 UNKNOWN, READABLE, UNREADABLE = 0, 1, 2
 
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def leave_untuned(dataset: Any) -> Any:
-    """Give a `tf.data.Dataset` that TensorFlow does not tune while it runs.
+def load_batches(shares: Any, load: Callable[..., Any], spec: Preprocessing) -> Any:
+    """Give a `tf.data.Dataset` of what `load` makes of each element of the dataset `shares`, in their order.
 
-    All its numbers are set, so there is nothing to tune; and on two cores the tuning took one of them from
-    the step in every other pass, which halved the speed (docs/performance.md).
+    `load` takes an element's parts as arrays and gives (pixels (n, *spec.shape), labels int64 (n,), weights
+    float32 (n,)); the first that it gives without a row ends the dataset.
     """
     import tensorflow as tf
 
+    types = [tf.as_dtype(spec.dtype), tf.int64, tf.float32]
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def call(*share: Any) -> Any:
+        return tf.numpy_function(load, share, types)
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def has_rows(_pixels: Any, labels: Any, _weights: Any) -> Any:
+        return tf.size(labels) > 0
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def shape(*parts: Any) -> Any:
+        shapes = (None, *spec.shape), (None,), (None,)
+        return tuple(tf.ensure_shape(part, shape) for part, shape in zip(parts, shapes, strict=True))
+
     options = tf.data.Options()
+    # All numbers are set, so there is nothing to tune; and on two cores the tuning took one of them from the
+    # step in every other pass, which halved the speed (docs/performance.md).
     options.autotune.enabled = False
-    return dataset.with_options(options)
+    return (
+        shares.map(call, num_parallel_calls=AT_ONCE, deterministic=True)
+        .take_while(has_rows)
+        .map(shape)
+        .prefetch(AT_ONCE)
+        .with_options(options)
+    )
 
 
 class Decoder:

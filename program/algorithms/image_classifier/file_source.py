@@ -10,10 +10,7 @@ import numpy as np
 
 from algorithms.image_classifier import order
 from algorithms.image_classifier.data import Pixels, Reader
-from algorithms.image_classifier.decoding import Decoder, leave_untuned
-
-#: Batches that are read at once: threads that are done with one begin the next.
-AT_ONCE = 2
+from algorithms.image_classifier.decoding import Decoder, load_batches
 
 
 class FileSource:
@@ -67,31 +64,9 @@ class FileSource:
         """Give a `tf.data.Dataset` of this host's share of each batch of `epoch`, from batch `start` on."""
         import tensorflow as tf
 
-        spec = self._reader.spec
         indices = order.shuffle(len(self._indices), self._seed, epoch)
-        types = [tf.as_dtype(spec.dtype), tf.int64, tf.float32]
-
-        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-        def load(step: Any) -> Any:
-            return tf.numpy_function(lambda number: self._load(indices, int(number)), [step], types)
-
-        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-        def shape(pixels: Any, labels: Any, weights: Any) -> Any:
-            shapes = (None, *spec.shape), (None,), (None,)
-            parts = zip((pixels, labels, weights), shapes, strict=True)
-            return tuple(tf.ensure_shape(part, shape) for part, shape in parts)
-
-        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-        def has_rows(_pixels: Any, labels: Any, _weights: Any) -> Any:
-            return tf.size(labels) > 0
-
-        return leave_untuned(
-            tf.data.Dataset.range(start, self.steps)
-            .map(load, num_parallel_calls=AT_ONCE, deterministic=True)
-            .take_while(has_rows)
-            .map(shape)
-            .prefetch(AT_ONCE)
-        )
+        steps = tf.data.Dataset.range(start, self.steps)
+        return load_batches(steps, lambda step: self._load(indices, int(step)), self._reader.spec)
 
     def _load(self, indices: order.Indices, step: int) -> tuple[Pixels, order.Indices, Any]:
         """Read this host's share of one batch; it is empty once the reader has given up."""

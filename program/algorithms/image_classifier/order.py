@@ -16,6 +16,11 @@ def shuffle(count: int, seed: int | None, epoch: int) -> Indices:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
+def cut(count: int, place: int, places: int) -> slice:
+    """Give the part at `place` of `count` rows cut into `places`, which differ by one row at most."""
+    return slice(count * place // places, count * (place + 1) // places)
+
+
 def share(order: Indices, step: int, batch_size: int, rank: int, hosts: int) -> tuple[Indices, bool]:
     """Give host `rank`'s part of one global batch of an order that all hosts know, and whether it counts.
 
@@ -23,7 +28,7 @@ def share(order: Indices, step: int, batch_size: int, rank: int, hosts: int) -> 
     the batch's first row, which does not count.
     """
     batch = order[step * batch_size : (step + 1) * batch_size]
-    part = batch[len(batch) * rank // hosts : len(batch) * (rank + 1) // hosts]
+    part = batch[cut(len(batch), rank, hosts)]
     return (part, True) if len(part) else (batch[:1], False)
 
 
@@ -33,6 +38,6 @@ def spread(order: Indices, step: int, steps: int) -> tuple[Indices, bool]:
     The parts differ by one row at most; where there are fewer rows than steps, one that does not count stands
     in. `order` has at least one row.
     """
-    begin = len(order) * step // steps
-    part = order[begin : len(order) * (step + 1) // steps]
-    return (part, True) if len(part) else (order[begin : begin + 1], False)
+    chosen = cut(len(order), step, steps)
+    part = order[chosen]
+    return (part, True) if len(part) else (order[chosen.start : chosen.start + 1], False)

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from algorithms.image_classifier import order
 from algorithms.image_classifier.data import Pixels, Reader
-from algorithms.image_classifier.decoding import leave_untuned
+from algorithms.image_classifier.decoding import load_batches
 from algorithms.image_classifier.record_names import Names
 from algorithms.image_classifier.record_sample import Sample
 from algorithms.image_classifier.record_streams import Stream, draw
@@ -22,9 +23,6 @@ from tandem.errors import TandemError, UserError
 from tandem.pipes import PipeStopped
 
 logger = logging.getLogger(__name__)
-
-#: Batches that are decoded at once: threads that are done with one begin the next.
-AT_ONCE = 2
 
 Row = tuple[int, bytes, int]  # number in the channel, picture, label's index
 
@@ -105,30 +103,12 @@ class RecordSource:
         """
         import tensorflow as tf
 
-        spec = self._reader.spec
-        types = [tf.as_dtype(spec.dtype), tf.int64, tf.float32]
         rows, pictures = (tf.TensorSpec((None,), kind) for kind in (tf.int64, tf.string))
-
-        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-        def load(*share: Any) -> Any:
-            return tf.numpy_function(self._decode, share, types)
-
-        @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-        def shape(pixels: Any, labels: Any, weights: Any) -> Any:
-            shapes = (None, *spec.shape), (None,), (None,)
-            parts = zip((pixels, labels, weights), shapes, strict=True)
-            return tuple(tf.ensure_shape(part, shape) for part, shape in parts)
-
-        return leave_untuned(
-            tf.data.Dataset.from_generator(
-                lambda: self._read(epoch, start),
-                output_signature=(tf.TensorSpec((), tf.int64), rows, pictures, rows, rows),
-            )
-            .map(load, num_parallel_calls=AT_ONCE, deterministic=True)
-            .take_while(lambda _pixels, labels, _weights: tf.size(labels) > 0)
-            .map(shape)
-            .prefetch(AT_ONCE)
+        shares = tf.data.Dataset.from_generator(
+            lambda: self._read(epoch, start),
+            output_signature=(tf.TensorSpec((), tf.int64), rows, pictures, rows, rows),
         )
+        return load_batches(shares, self._decode, self._reader.spec)
 
     def _read(self, epoch: int, start: int) -> Iterator[tuple[Any, ...]]:
         """Yield each share as the pass's number and its rows' numbers, pictures, labels, and which count."""
@@ -156,18 +136,17 @@ class RecordSource:
         for step in range(self.steps):
             if self._parts is None:
                 size = min(self._batch_size, self.rows - step * self._batch_size)
-                begin, end = size * self._rank // self._hosts, size * (self._rank + 1) // self._hosts
-                share = list(itertools.islice(rows, size))
-                first = first or (share[0] if share else None)
-                share = share[begin:end]
+                own = order.cut(size, self._rank, self._hosts)
             else:
-                own = self._parts[self._rank]
-                begin, end = own * step // self.steps, own * (step + 1) // self.steps
-                share = list(itertools.islice(rows, end - begin))
-                first = first or (share[0] if share else None)
+                mine = order.cut(self._parts[self._rank], step, self.steps)
+                size = mine.stop - mine.start
+                own = slice(0, size)
+            read = list(itertools.islice(rows, size))
+            first = first or (read[0] if read else None)
             if first is None:
                 raise UserError(f"channel {self._stream.name} has no record in this pass; expected pictures.")
-            yield share + [first] * (max(end - begin, 1) - len(share)), len(share)
+            share = read[own]
+            yield share + [first] * (max(own.stop - own.start, 1) - len(share)), len(share)
 
     def _order(self, epoch: int) -> Iterator[Row]:
         """Yield the rows of one pass in the order in which they are batched."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from backends.tensorflow_backend import TensorFlowEngine
 from tandem.errors import TandemError
 
 #: Equal steps of probability in which it is counted how often the network is right.
@@ -135,14 +136,11 @@ def measure(network: Any, batches: Any, split: Split, stop: threading.Event) -> 
 
     False if `stop` was set before the end: what was counted then is not the whole set.
     """
-    import tensorflow as tf
-
-    def answer(pixels: Any) -> Any:
-        return tf.cast(network(tf.cast(pixels, tf.float32), training=False), tf.float32)
-
-    compute = tf.function(answer, input_signature=[batches.element_spec[0]], autograph=False)
+    spec = batches.element_spec[0]
+    engine = TensorFlowEngine(network, spec.shape[1:], spec.dtype.name)
     for pixels, truth, weights in batches:
         if stop.is_set():
             return False
-        split.add(pixels.numpy(), truth.numpy(), compute(pixels).numpy(), weights.numpy())
+        rows = pixels.numpy()
+        split.add(rows, truth.numpy(), engine.predict(rows), weights.numpy())
     return not stop.is_set()  # a source that waits for its data ends then
