@@ -46,10 +46,10 @@ def count_answers(server, rows, times):
 
 
 def is_refused(port):
-    """Tell whether nothing listens any more."""
+    """Tell whether nothing listens any more; who connects while it closes is reset, having sent nothing."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
         return True
     return False
 
