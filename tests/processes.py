@@ -50,6 +50,11 @@ class LiveServer:
     def invoke(self, body, content_type="application/json", **headers):
         return self.request("POST", "/invocations", body, content_type=content_type, **headers)
 
+    def read_metric(self, name):
+        """Give a value that /metrics shows; None if it does not."""
+        lines = self.request("GET", "/metrics")[2].decode().splitlines()
+        return next((float(line.split()[-1]) for line in lines if line.startswith(f"{name} ")), None)
+
     def ping(self):
         """Give /ping's status; None while nothing listens."""
         try:

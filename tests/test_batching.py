@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tandem.batching import Batcher, Work, merge_rows, split_prediction, split_rows
+from tandem.batching import Batcher, Work
 from tandem.errors import ModelError, Overloaded
+from tandem.rows import merge_rows, split_prediction, split_rows
 
 
 def submit(batcher, *rows):
@@ -115,19 +116,10 @@ def test_failing_answers_everyone_who_waits():
     assert batcher.next_batch() is None
 
 
-def test_data_without_rows_is_never_cut_nor_shared():
-    frame = {"a": 1}
-    assert split_rows(frame, 1) == [frame]
-    first, second = Work(frame), Work(frame)
+def test_data_without_rows_shares_no_batch():
+    first, second = Work({"a": 1}), Work({"a": 1})
     assert first.count == 1
     assert first.likeness != second.likeness
-    assert split_prediction("anything", [first]) == ["anything"]
-
-
-@pytest.mark.parametrize("prediction", [[1], [1, 2, 3], np.zeros(5), None, 7, {"a": 1}, np.float32(1)])
-def test_a_prediction_must_hold_one_result_a_row(prediction):
-    with pytest.raises(ModelError, match="for 2 rows; it must give one a row"):
-        split_prediction(prediction, [Work([1]), Work([2])])
 
 
 @hypothesis_settings(deadline=None, max_examples=60)
@@ -149,7 +141,7 @@ def test_every_request_gets_its_own_rows_back_whatever_the_sizes(requests, limit
     while (batch := batcher.next_batch()) is not None:
         merged = merge_rows([work.rows for work in batch])
         assert len(merged) <= limit
-        for work, part in zip(batch, split_prediction(merged, batch), strict=True):
+        for work, part in zip(batch, split_prediction(merged, [work.rows for work in batch]), strict=True):
             work.future.set_result(part)
     for rows, works in sent:
         assert list(merge_rows([work.future.result(0) for work in works])) == rows

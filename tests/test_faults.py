@@ -83,7 +83,7 @@ def test_on_the_way_out_it_refuses_connections_and_answers_what_it_took(live_ser
     server = live_server("slow_row", SAGEMAKER_MODEL_SERVER_WORKERS=processes)
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(server.invoke, b"[2]") for _ in range(4)]
-        wait_for(lambda: read_in_flight(server) == 4, "four requests in progress")
+        wait_for(lambda: server.read_metric("tandem_in_flight") == 4, "four requests in progress")
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: is_refused(server.port), "refused connections")
         assert server.process.poll() is None
@@ -91,17 +91,12 @@ def test_on_the_way_out_it_refuses_connections_and_answers_what_it_took(live_ser
     assert server.process.wait(30) == 0
 
 
-def read_in_flight(server):
-    lines = server.request("GET", "/metrics")[2].decode().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("tandem_in_flight "))
-
-
 def test_a_clock_that_jumps_on_the_way_out_cuts_nobody_off(live_server, clock):
     environment, set_clock = clock
     server = live_server("slow_row", **environment)
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(server.invoke, b"[2]")
-        wait_for(lambda: read_in_flight(server) == 1, "a request in progress")
+        wait_for(lambda: server.read_metric("tandem_in_flight") == 1, "a request in progress")
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: is_refused(server.port), "refused connections")
         set_clock(3600)
@@ -116,7 +111,7 @@ def test_a_clock_that_jumps_changes_nothing(live_server, clock, seconds):
     (process,) = server.list_processes()[1:]
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(server.invoke, b"[1]")
-        wait_for(lambda: read_in_flight(server) == 1, "a request in progress")
+        wait_for(lambda: server.read_metric("tandem_in_flight") == 1, "a request in progress")
         set_clock(seconds)
         assert future.result(30)[0] == 200
     assert count_answers(server, b"[0]", 20) == 20

@@ -103,6 +103,18 @@ def test_answers_name_labels_best_first_and_ties_keep_the_labels_order():
     assert named == ["label4", *[label for label in labels if label != "label4"][:9]]
 
 
+@pytest.mark.parametrize("count", [1, 9, 10, 11, 500])
+@pytest.mark.parametrize("broken", [0, 3, 500])
+def test_the_best_ten_are_those_of_a_stable_sort(count, broken):
+    """Where many are equal, and where a broken network gives numbers that are none: those come last."""
+    generator = np.random.default_rng(count)
+    row = generator.integers(0, 4, count).astype(np.float32)
+    row[generator.permutation(count)[:broken]] = np.nan
+    labels = [str(number) for number in range(count)]
+    named = [entry["label"] for entry in answers._best(row, labels)]
+    assert named == [str(number) for number in np.argsort(-row, kind="stable")[:10]]
+
+
 def test_an_answer_in_another_form_is_refused():
     """With status 406."""
     with pytest.raises(NotAcceptable, match="text/html"):

@@ -13,7 +13,7 @@ PROGRAM = ROOT / "program"
 
 #: Each module of `tandem` and the others of it that it may import.
 LEAVES = {
-    *("errors", "cuda", "compression", "recordio", "tfrecord", "pipes"),
+    *("errors", "cuda", "compression", "recordio", "tfrecord", "pipes", "rows"),
     *("image_headers", "image_limits", "image_png", "image_signatures", "image_tiff"),
 }
 LEVEL_1 = {
@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "recordio": {"errors"},
     "tfrecord": {"errors"},
     "pipes": {"compression", "errors"},
+    "rows": {"errors"},
     "image_limits": {"errors"},
     "image_signatures": {"errors"},
     "image_png": {"errors", "image_limits"},
@@ -48,7 +49,9 @@ MAY_IMPORT = {
     "scoring": LEAVES | LEVEL_1 | {"algorithm"},
     "app": LEAVES | LEVEL_1 | {"algorithm", "scoring"},
     "refusals": {"errors"},
-    "worker": LEAVES | {"refusals"},
+    "connection": set(),
+    "pool": set(),
+    "worker": LEAVES | {"connection", "pool", "refusals"},
     "master": set(),
     "proxy": {"errors"},
     "fleet": {"resources"},
@@ -74,7 +77,14 @@ FOR_ALGORITHMS = {
 #: Third parties and the only places that import them.
 HOMES = {
     "flask": ["tandem/app.py"],
-    "gunicorn": ["tandem/server.py", "tandem/worker.py", "tandem/master.py", "tandem/refusals.py"],
+    "gunicorn": [
+        "tandem/server.py",
+        "tandem/worker.py",
+        "tandem/connection.py",
+        "tandem/pool.py",
+        "tandem/master.py",
+        "tandem/refusals.py",
+    ],
     "pynvml": ["tandem/devices.py"],
     "prometheus_client": ["tandem/monitoring.py"],
     "cv2": ["tandem/images.py"],

@@ -73,16 +73,11 @@ def test_what_a_killed_process_had_in_progress_is_not_counted_for_ever(live_serv
     server = live_server("slow_row", SAGEMAKER_MODEL_SERVER_WORKERS="2")
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(server.invoke, b"[600]") for _ in range(8)]
-        wait_for(lambda: read_metric(server, "tandem_in_flight") == 8, "eight requests in progress")
+        wait_for(lambda: server.read_metric("tandem_in_flight") == 8, "eight requests in progress")
         before = server.list_processes()[1:]
         for process in before:
             os.kill(process, signal.SIGKILL)
         assert all(isinstance(future.exception(30), OSError | HTTPException) for future in futures)
     wait_for(lambda: not set(before) & set(server.list_processes()), "other processes")
     server.wait_until(200)
-    wait_for(lambda: read_metric(server, "tandem_in_flight") == 0, "no request in progress")
-
-
-def read_metric(server, name):
-    lines = server.request("GET", "/metrics")[2].decode().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+    wait_for(lambda: server.read_metric("tandem_in_flight") == 0, "no request in progress")

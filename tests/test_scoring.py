@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fixtures import gated
+from fixtures import any_thread, gated
 from processes import wait_for
 from tandem.algorithm import Caller
 from tandem.errors import (
@@ -198,7 +198,39 @@ def test_a_dead_model_thread_is_told_and_nobody_is_left_waiting(ready):
         ask(service, ["a"])
 
 
-def test_only_model_threads_touch_the_model(ready, monkeypatch):
+def test_a_model_that_any_thread_may_use_is_used_by_the_thread_that_read(ready):
+    """In parts of as many rows as pay."""
+    service = ready("any_thread")
+    assert service.lanes > 1
+    assert ask(service, ["a", "b", "c"]) == ["a", "b", "c"]
+    own = threading.current_thread().name
+    assert any_thread.computed == [(2, own), (1, own)]
+
+
+def test_what_fails_in_the_requests_own_thread_is_told_like_every_failure(ready):
+    failures = []
+    service = ready("any_thread", on_failure=failures.append)
+    with pytest.raises(ModelError, match="predict_fn raised RuntimeError") as caught:
+        ask(service, ["poison"])
+    assert "secret" not in str(caught.value)
+    assert ask(service, ["a"]) == ["a"]
+    with pytest.raises(ModelError):
+        ask(service, ["death"])
+    assert [type(failure) for failure in failures] == [SystemExit]
+    with pytest.raises(ModelError):
+        service.check()
+
+
+def test_a_long_request_ends_between_its_parts_once_it_may_not_go_on(ready):
+    service = ready("any_thread", timeout=0.2)
+    with pytest.raises(Overloaded, match=r"no answer within 0.2 seconds"):
+        ask(service, [0.3, 0, 9, 9])
+    with pytest.raises(Overloaded, match="hung up"):
+        ask(service, [0, 0, 9, 9], is_gone=lambda: True)
+    assert [rows for rows, _ in any_thread.computed] == [2, 2]
+
+
+def test_only_the_model_thread_touches_another_model(ready, monkeypatch):
     seen = set()
     service = ready("echo")
     predict = service.algorithm.predict_fn

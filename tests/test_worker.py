@@ -1,4 +1,4 @@
-"""Reading ahead: when a request is ready for a thread, and what slow and absent clients cost others."""
+"""Reading ahead: what slow and absent clients cost others."""
 
 import contextlib
 import json
@@ -10,41 +10,14 @@ from pathlib import Path
 
 import pytest
 from gunicorn.http.errors import InvalidResponseHeader
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
+from processes import wait_for
+from tandem.connection import MAX_HEAD, MAX_READ_AHEAD
 from tandem.refusals import describe_refusal
-from tandem.worker import MAX_HEAD, MAX_READ_AHEAD, is_ready
 
 
 def render(body=b"", *lines):
     return b"\r\n".join([b"POST /invocations HTTP/1.1", b"Host: a", *lines, b"", body])
-
-
-@hypothesis_settings(deadline=None, max_examples=100)
-@given(
-    body=st.binary(max_size=300),
-    name=st.sampled_from([b"Content-Length", b"content-length", b"CONTENT-LENGTH"]),
-)
-def test_a_request_is_ready_with_its_last_byte_and_not_before(body, name):
-    request = render(body, b"%s: %d" % (name, len(body)))
-    assert is_ready(request)
-    assert not any(is_ready(request[:end]) for end in range(len(request)))
-
-
-def test_a_chunked_request_is_ready_with_its_last_chunk():
-    request = render(b"5\r\nhello\r\n0\r\n\r\n", b"Transfer-Encoding: chunked")
-    assert is_ready(request)
-    assert not any(is_ready(request[:end]) for end in range(len(request)))
-
-
-def test_what_never_ends_is_handed_on():
-    """A head without an end, a body beyond what the loop reads, a client that waits to be told to go on."""
-    assert is_ready(b"x" * MAX_HEAD)
-    assert is_ready(render(b"x" * MAX_READ_AHEAD, b"Content-Length: %d" % (MAX_READ_AHEAD * 10)))
-    assert is_ready(render(b"x" * MAX_READ_AHEAD, b"Transfer-Encoding: chunked"))
-    assert is_ready(render(b"", b"Content-Length: 5", b"Expect: 100-continue"))
 
 
 @pytest.fixture
@@ -85,6 +58,49 @@ def test_slow_clients_cost_nobody_anything(live_server, connect):
     for client in silent:
         client.sendall(request)
         assert read_answer(client)[0] == 200
+
+
+def post(body):
+    return render(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+
+
+def test_slow_readers_cost_nobody_anything(live_server, connect):
+    """More clients than lanes ask for 4 MB each and read nothing for now."""
+    server = live_server("any_thread", SERVER_THREADS="16")
+    slow = [connect(server, post(b'[{"size": 4000000}]')) for _ in range(8)]
+    wait_for(lambda: server.read_metric('tandem_requests_total{status="200"}') == 8, "eight answers")
+    assert server.invoke(b"[2e-3]")[0] == 200
+    for client in slow:
+        status, body = read_answer(client)
+        assert (status, len(body)) == (200, len(b'{"predictions": [""]}') + 4_000_000)
+    slow[0].sendall(post(b"[1e-3]"))
+    assert read_answer(slow[0])[0] == 200
+
+
+def test_a_reader_that_leaves_frees_its_place(live_server, connect):
+    server = live_server("any_thread", SERVER_THREADS="2")
+    for _ in range(6):
+        client = connect(server, post(b'[{"size": 4000000}]'))
+        assert client.recv(100)
+        client.close()
+        wait_for(lambda: server.invoke(b"[0]")[0] == 200, "a place")
+
+
+def test_what_waits_for_a_lane_is_counted_and_dropped_in_time(live_server, connect):
+    """Nobody computes for a caller that hung up, or that has waited too long and is told so."""
+    server = live_server("any_thread", SERVER_THREADS="16", SAGEMAKER_MODEL_SERVER_TIMEOUT="1")
+    with ThreadPoolExecutor(8) as pool:
+        first = [pool.submit(server.invoke, b"[1.5]") for _ in range(2)]  # a core, and one lane more
+        wait_for(lambda: server.read_metric("tandem_in_flight") == 2, "two requests in progress")
+        connect(server, post(b'["never computed"]')).close()
+        late = [pool.submit(server.invoke, b'["too late"]') for _ in range(2)]
+        wait_for(lambda: server.read_metric("tandem_queued_rows") == 3, "three that wait")
+        assert [future.result(30)[0] for future in first] == [200] * 2
+        for status, headers, body in (future.result(30) for future in late):
+            assert (status, headers["Retry-After"]) == (503, "1")
+            assert "no answer within 1 seconds" in json.loads(body)["message"]
+    assert server.read_metric('tandem_requests_total{status="200"}') == 2
+    assert server.ping() == 200
 
 
 def test_health_is_answered_while_every_thread_is_busy_and_others_are_refused_at_once(live_server):

@@ -5,6 +5,7 @@ import logging
 import math
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from tandem.errors import ModelError
 #: take more memory and give no more rows a second (docs/performance.md).
 BATCH_VALUES = 300_000
 LEAST_ROWS, MOST_ROWS = 2, 4
+#: Seconds for which calls that met are taken to come together.
+MEETING_SECONDS = 0.05
 #: Precision → the model's file, and how OpenVINO is to compute what that file leaves open. Without a hint it
 #: would take bfloat16 where the processor has it, and give other answers.
 FORMS = {
@@ -32,8 +35,8 @@ FORMS = {
 class OpenVINOEngine:
     """Compute rows with OpenVINO; `predict` may be called from any thread at any time.
 
-    The model is compiled twice. A call that finds no other one in progress has all cores for itself, which
-    halves its time; calls that come together have a core each, which gives a quarter more rows a second.
+    The model is compiled twice. A call that comes alone has all cores for itself, which halves its time;
+    where calls have met lately they have a core each, which gives a quarter more rows a second.
     """
 
     name = "openvino"
@@ -45,8 +48,10 @@ class OpenVINOEngine:
         self._shape = [size.get_length() for size in list(alone.input().partial_shape)[1:]]
         self.max_batch_rows = min(MOST_ROWS, max(LEAST_ROWS, BATCH_VALUES // math.prod(self._shape)))
         self._dtype = dtype
-        self._local = threading.local()  # an infer request serves one thread at a time
+        self._tensor = import_openvino().Tensor
+        self._idle: dict[Any, list[Any]] = {alone: [], together: []}  # infer requests, the last used last
         self._calls = 0
+        self._met = -MEETING_SECONDS
         self._lock = threading.Lock()
 
     def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -54,7 +59,10 @@ class OpenVINOEngine:
         if rows.dtype != self._dtype:  # OpenVINO itself would convert, and cut decimals off
             raise ModelError(f"got rows of {rows.dtype}, the model was loaded for {self._dtype}")
         with self._lock:
-            compiled = self._together if self._calls else self._alone
+            now = time.monotonic()
+            if self._calls:
+                self._met = now
+            compiled = self._together if now - self._met < MEETING_SECONDS else self._alone
             self._calls += 1
         try:
             size = self.max_batch_rows
@@ -71,12 +79,17 @@ class OpenVINOEngine:
                 self._infer(compiled, np.zeros((count, *self._shape), self._dtype))
 
     def _infer(self, compiled: Any, rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        requests = self._local.__dict__.setdefault("requests", {})
-        if compiled not in requests:
-            requests[compiled] = compiled.create_infer_request()
-        # Shared inputs are always used: a request that once shared a small batch cannot copy a larger one.
-        outputs = requests[compiled].infer({0: np.ascontiguousarray(rows)}, share_inputs=True)
-        return np.array(outputs[0], dtype=np.float32)
+        try:
+            request = self._idle[compiled].pop()
+        except IndexError:
+            request = compiled.create_infer_request()
+        try:
+            # Inputs are always shared: a request that once shared a small batch cannot copy a larger one.
+            shared = self._tensor(np.ascontiguousarray(rows), shared_memory=True)
+            outputs = request.infer(shared, share_inputs=True, share_outputs=True)
+            return np.array(outputs[0], dtype=np.float32)
+        finally:
+            self._idle[compiled].append(request)
 
 
 def is_installed() -> bool:

@@ -35,11 +35,15 @@ _COLOR_ORDERS = {1: "GRAY", 3: "RGB"}
 
 
 class Engine(Protocol):
-    """What computes rows; `concurrency` threads at once are useful, with `max_batch_rows` rows each."""
+    """What computes rows, `max_batch_rows` at once."""
 
     name: str
-    concurrency: int
     max_batch_rows: int
+
+    @property
+    def concurrency(self) -> int | None:
+        """How many threads at once pay; None: only the thread that loaded it may use it."""
+        ...
 
     def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Give one answer a row, in order."""

@@ -58,7 +58,7 @@ class TensorFlowEngine:
     """Compute rows with a traced function of a Keras model; one thread at a time is what pays."""
 
     name = "tensorflow"
-    concurrency = 1
+    concurrency = None
     max_batch_rows = 64
 
     def __init__(self, model: Any, shape: Sequence[int], dtype: str) -> None:

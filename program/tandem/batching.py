@@ -1,7 +1,9 @@
-"""Requests become batches: a bounded queue before the model that knows who is still on the way."""
+"""Requests become batches: a bounded queue before the model thread that knows who is still on the way."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import logging
 import threading
 import time
 from collections import deque
@@ -11,9 +13,34 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from tandem.errors import ModelError, Overloaded, TandemError
+from tandem.rows import count_rows, find_likeness
 
-from tandem.errors import ModelError, Overloaded
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at whether a caller that waits is still there.
+LOOK_SECONDS = 0.25
+
+
+class Patience:
+    """How long a request may go on: `seconds`, and as long as its caller has not hung up."""
+
+    def __init__(self, seconds: float, is_gone: Callable[[], bool]) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+        self._is_gone = is_gone
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, 0 when there are none."""
+        return max(0.0, self._end - time.monotonic())
+
+    def check(self) -> None:
+        """Return if the request may go on; raise `Overloaded`."""
+        if not self.left:
+            raise Overloaded(f"no answer within {self._seconds:g} seconds; send fewer rows or try again.")
+        if self._is_gone():
+            raise Overloaded("the caller hung up.")
 
 
 @dataclass(eq=False, frozen=True)
@@ -26,60 +53,13 @@ class Work:
 
     @property
     def count(self) -> int:
-        """How many rows these are; 1 for data that is no array and no list, which is never cut."""
-        return len(self.rows) if _has_rows(self.rows) else 1
+        """How many rows these are."""
+        return count_rows(self.rows)
 
     @property
     def likeness(self) -> object:
         """Works of equal likeness may share a batch; others are computed on their own."""
-        if isinstance(self.rows, np.ndarray):
-            return self.rows.dtype, self.rows.shape[1:]
-        return list if isinstance(self.rows, list) else object()
-
-
-def split_rows(rows: Any, limit: int) -> list[Any]:
-    """Cut a request's rows into parts of at most `limit`; no rows give no parts."""
-    if not _has_rows(rows):
-        return [rows]
-    return [rows[start : start + limit] for start in range(0, len(rows), limit)]
-
-
-def merge_rows(parts: Sequence[Any]) -> Any:
-    """Put parts of equal likeness together again: arrays along the first axis, lists end to end."""
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    return [row for part in parts for row in part]
-
-
-def split_prediction(prediction: Any, works: Sequence[Work]) -> list[Any]:
-    """Give each work its own rows of a batch's prediction.
-
-    Raises `ModelError` where the prediction does not hold one result a row, in an array or a list.
-    """
-    if not _has_rows(works[0].rows):
-        return [prediction]
-    rows = sum(work.count for work in works)
-    if isinstance(prediction, tuple):
-        prediction = list(prediction)
-    if not _has_rows(prediction):
-        got = f"a {type(prediction).__name__}"
-    elif len(prediction) != rows:
-        got = f"{len(prediction)} results"
-    else:
-        parts, start = [], 0
-        for work in works:
-            parts.append(prediction[start : start + work.count])
-            start += work.count
-        return parts
-    raise ModelError(
-        f"predict_fn gave {got} for {rows} rows; it must give one a row, in order, in an array or a list."
-    )
-
-
-def _has_rows(data: Any) -> bool:
-    return isinstance(data, list) or (isinstance(data, np.ndarray) and data.ndim > 0)
+        return find_likeness(self.rows)
 
 
 class Batcher:
@@ -191,3 +171,61 @@ class Batcher:
         work = self._queue.popleft()
         self.queued_rows -= work.count
         return work
+
+
+def compute_batches(batcher: Batcher, compute: Callable[[list[Work]], list[Any]]) -> None:
+    """Compute batches until `batcher` is closed and empty; `compute` gives each work its own part.
+
+    One request must not take the others down: a batch that fails is computed again work by work. What is no
+    `Exception` is raised, after all that waited for that batch know.
+    """
+    while (batch := batcher.next_batch()) is not None:
+        try:
+            _compute(batch, compute)
+        except Exception as error:  # noqa: BLE001
+            if len(batch) == 1:
+                batch[0].future.set_exception(describe_failure(error))
+                continue
+            logger.warning("a batch of %d requests failed; each is computed on its own", len(batch))
+            for work in batch:
+                try:
+                    _compute([work], compute)
+                except Exception as own_error:  # noqa: BLE001
+                    work.future.set_exception(describe_failure(own_error))
+        except BaseException:
+            for work in batch:
+                if not work.future.done():
+                    work.future.set_exception(ModelError("the model's thread died; the log has the cause."))
+            raise
+
+
+def _compute(batch: list[Work], compute: Callable[[list[Work]], list[Any]]) -> None:
+    for work, part in zip(batch, compute(batch), strict=True):
+        work.future.set_result(part)
+
+
+def describe_failure(error: Exception) -> TandemError:
+    """Give what the caller sees of a failure in `predict_fn`: its sentence if it has one, else no inside."""
+    if isinstance(error, TandemError):
+        return error
+    logger.error("predict_fn failed", exc_info=error)
+    return ModelError(f"predict_fn raised {type(error).__name__}; the log has the details.")
+
+
+def await_predictions(works: Sequence[Work], patience: Patience) -> list[Any]:
+    """Wait for all of `works`; what waits for a caller that hung up, or too long, is not computed."""
+    futures = [work.future for work in works]
+    waiting: set[Future[Any]] = set(futures)
+    try:
+        while waiting:
+            done, waiting = concurrent.futures.wait(
+                waiting, min(patience.left, LOOK_SECONDS), concurrent.futures.FIRST_EXCEPTION
+            )
+            for future in done:
+                future.result()  # raises what the model thread found
+            if waiting:
+                patience.check()
+    finally:
+        for future in waiting:
+            future.cancel()
+    return [future.result() for future in futures]

@@ -3,6 +3,7 @@
 Rows are an array, one row along its first axis, or a list with one item a row.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -183,6 +184,8 @@ def _decode_npy(body: bytes, _parameters: Mapping[str, str]) -> Rows:
 
 
 def _dumped(value: Any) -> str:
+    with contextlib.suppress(TypeError, ValueError, RecursionError):  # most of it is plain already
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:

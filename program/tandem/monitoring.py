@@ -81,7 +81,9 @@ class Monitor:
         self._rows = Histogram("tandem_batch_rows", "Rows of a batch.", buckets=ROWS, registry=registry)
         live: dict[str, Any] = {"registry": registry, "multiprocess_mode": "livesum"}
         self._in_flight = Gauge("tandem_in_flight", "Requests in progress.", **live)
-        self._queued = Gauge("tandem_queued_rows", "Rows that wait for the model.", **live)
+        self._queued = Gauge(
+            "tandem_queued_rows", "Rows and unread requests that wait for the model.", **live
+        )
         devices = Gauge("tandem_device", "Processes by the device they compute on.", ["device"], **live)
         devices.labels(device).set(1)
         self._children: dict[str, Any] = {"rows": self._rows}

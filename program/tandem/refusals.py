@@ -21,6 +21,8 @@ _MEANINGS: dict[type[Exception], tuple[int, str]] = {
 
 def describe_refusal(error: Exception) -> tuple[int, str, str]:
     """Give (status, kind, message) for what went wrong outside the app: in the parser, or in the server."""
+    if isinstance(error, TandemError):
+        return error.status, error.kind, str(error)
     if not isinstance(error, errors.ParseException) or isinstance(error, _OURS):
         return TandemError.status, TandemError.kind, "the server failed; its log has the details."
     meanings = [meaning for kind, meaning in _MEANINGS.items() if isinstance(error, kind)]

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import fnmatch
 import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from tandem import formats
 from tandem.algorithm import Algorithm, Caller, Context
-from tandem.batching import Batcher, Work, merge_rows, split_prediction, split_rows
-from tandem.errors import ModelError, ModelNotReady, Overloaded, TandemError, UnsupportedMediaType, UserError
+from tandem.batching import Batcher, Patience, Work, await_predictions, compute_batches, describe_failure
+from tandem.errors import ModelError, ModelNotReady, TandemError, UnsupportedMediaType, UserError
+from tandem.rows import count_rows, merge_rows, split_prediction, split_rows
 
 logger = logging.getLogger(__name__)
 
 
-#: Seconds between two looks at whether a caller that waits is still there.
-LOOK_SECONDS = 0.25
+#: Requests handled at once beyond those that compute: while these talk HTTP, the cores have work.
+MORE_LANES = 1
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,14 @@ class Answer(NamedTuple):
 
 
 class ScoringService:
-    """Scores requests with one model that nobody but its model threads touches.
+    """Scores requests with one model, and is the only one to touch it.
 
-    `start` returns at once; a model thread loads the model. A framework's model is used by the one
-    thread that loaded it; an engine that computes in parallel says how many threads it wants, and how
-    many rows at once, by the model's attributes `concurrency` and `max_batch_rows`. `on_failure` is
-    called, once, with the error that made the service unable to score: loading failed, or a model thread
-    died. `observe` is told the seconds of each stage (read, queue, predict, write) and the `rows` of each
-    batch.
+    `start` returns at once; the model thread loads the model. A framework's model is used by the one
+    thread that loaded it, which computes in batches. An engine that any thread may use says by the model's
+    attribute `concurrency` how many computing at once pay, and each request is computed by the thread that
+    read it; `max_batch_rows` says how many rows at once pay. `on_failure` is called, once, with the error
+    that made the service unable to score: loading failed, or the model thread died. `observe` is told the
+    seconds of each stage (read, queue, predict, write) and the `rows` that were computed at once.
     """
 
     def __init__(
@@ -88,19 +87,20 @@ class ScoringService:
         self._observe = observe
         self._loaded = threading.Event()
         self._lock = threading.Lock()
-        self._readers = threading.Semaphore(limits.readers)
+        #: How many requests should be handled at once; 0: any number, as they wait for the model thread.
+        self.lanes = 0
+        self._places = threading.Semaphore(limits.readers)
         self._batcher = Batcher(limits.batch_rows, limits.batch_wait, limits.queue_rows)
-        self._threads = [self._make_thread(self._load_and_score)]
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     def start(self) -> None:
         """Begin to load the model in its thread."""
-        self._threads[0].start()
+        self._thread.start()
 
     def stop(self) -> None:
-        """Finish what is queued and end the model threads; at most `timeout` seconds."""
+        """Finish what is queued and end the model thread; at most `timeout` seconds."""
         self._batcher.close()
-        for thread in self._threads:
-            thread.join(self.limits.timeout)
+        self._thread.join(self.limits.timeout)
 
     @property
     def loaded(self) -> bool:
@@ -128,34 +128,55 @@ class ScoringService:
         algorithm, context = self.algorithm, replace(self._context, caller=request.caller)
         answer_type = formats.negotiate(request.accept, algorithm.accepts, default_accept)
         body_type = self._check_content_type(request.content_type)
-        with self._batcher.arrival() as submit:
-            with self._timing("read"), self._readers:
-                rows = self._read(request.body, body_type, context)
-            works = [Work(part) for part in split_rows(rows, self._batcher.max_rows)]
-            if not works:
-                raise UserError("the request holds no rows; expected at least one.")
-            submit(works)
-        prediction = merge_rows(self._await([work.future for work in works], request.is_gone))
-        with self._timing("write"):
-            encoded = algorithm.output_fn(prediction, answer_type, context)
+        score = self._score_here if self.lanes else self._score_in_batches
+        prediction = score(
+            partial(self._read, request.body, body_type, context),
+            Patience(self.limits.timeout, request.is_gone),
+        )
+        started = time.monotonic()
+        encoded = algorithm.output_fn(prediction, answer_type, context)
+        self._observe("write", time.monotonic() - started)
         if isinstance(encoded, tuple):  # SageMaker's own toolkits allow (body, content type)
             encoded, answer_type = encoded
         return Answer(encoded.encode() if isinstance(encoded, str) else bytes(encoded), answer_type)
 
-    @contextmanager
-    def _timing(self, stage: str) -> Iterator[None]:
+    def _score_here(self, read: Callable[[], list[Any]], patience: Patience) -> Any:
+        """Compute in this thread; a request of many rows stops between its parts when it may not go on."""
+        with self._places:
+            predictions: list[Any] = []
+            for part in read():
+                if predictions:
+                    patience.check()
+                try:
+                    predictions += self._compute([part])
+                except Exception as error:
+                    raise describe_failure(error) from error
+                except BaseException as error:
+                    self._fail(error)
+                    raise ModelError("the model cannot be used; the log has the cause.") from error
+        return merge_rows(predictions)
+
+    def _score_in_batches(self, read: Callable[[], list[Any]], patience: Patience) -> Any:
+        """Let the model thread compute, together with other requests."""
+        with self._batcher.arrival() as submit:
+            with self._places:
+                works = [Work(part) for part in read()]
+            submit(works)
+        return merge_rows(await_predictions(works, patience))
+
+    def _read(self, body: bytes, content_type: str, context: Context) -> list[Any]:
+        """Give the request's rows, in parts of as many as are computed at once."""
         started = time.monotonic()
         try:
-            yield
-        finally:
-            self._observe(stage, time.monotonic() - started)
-
-    def _read(self, body: bytes, content_type: str, context: Context) -> Any:
-        try:
-            return self.algorithm.input_fn(body, content_type, context)
+            rows = self.algorithm.input_fn(body, content_type, context)
         except ValueError as error:  # bytes that do not parse are the caller's fault
             logger.info("input_fn refused a body of %s", content_type, exc_info=True)
             raise UserError(f"the body could not be read as {content_type}: {error}") from error
+        self._observe("read", time.monotonic() - started)
+        parts = split_rows(rows, self._batcher.max_rows)
+        if not parts:
+            raise UserError("the request holds no rows; expected at least one.")
+        return parts
 
     def _check_content_type(self, header: str | None) -> str:
         content_type = formats.canonical_media_type(header or "application/octet-stream")
@@ -168,89 +189,44 @@ class ScoringService:
             )
         return content_type
 
-    def _await(self, futures: Sequence[Future[Any]], is_gone: Callable[[], bool]) -> list[Any]:
-        """Wait for all of `futures`; what waits for a caller that hung up, or too long, is not computed."""
-        deadline = time.monotonic() + self.limits.timeout
-        waiting: set[Future[Any]] = set(futures)
+    def _compute(self, parts: Sequence[Any]) -> list[Any]:
+        """Compute rows of equal likeness together; give each part its predictions."""
+        predict_fn = self.algorithm.predict_fn
+        assert predict_fn is not None  # noqa: S101  # required when the service was made
+        self._observe("rows", sum(map(count_rows, parts)))
+        started = time.monotonic()
+        prediction = predict_fn(merge_rows(parts), self._context.model, self._context)
+        self._observe("predict", time.monotonic() - started)
+        return split_prediction(prediction, parts)
+
+    # What follows runs in the model thread.
+
+    def _run(self) -> None:
         try:
-            while waiting:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise Overloaded(
-                        f"no answer within {self.limits.timeout:g} seconds; send fewer rows or try again."
-                    )
-                done, waiting = concurrent.futures.wait(
-                    waiting, min(left, LOOK_SECONDS), concurrent.futures.FIRST_EXCEPTION
-                )
-                for future in done:
-                    future.result()  # raises what the model thread found
-                if waiting and is_gone():
-                    raise Overloaded("the caller hung up.")
-        finally:
-            for future in waiting:
-                future.cancel()
-        return [future.result() for future in futures]
+            self._load()
+            if not self.lanes:
+                compute_batches(self._batcher, self._compute_works)
+        except BaseException as error:  # noqa: BLE001  # the rim of the thread
+            self._fail(error)
 
-    # What follows runs in the model threads.
-
-    def _make_thread(self, target: Callable[[], None]) -> threading.Thread:
-        def run() -> None:
-            try:
-                target()
-            except BaseException as error:  # noqa: BLE001  # the rim of a model thread
-                self._fail(error)
-
-        return threading.Thread(target=run, name="model", daemon=True)
-
-    def _load_and_score(self) -> None:
+    def _load(self) -> None:
         model_fn = self.algorithm.model_fn
         assert model_fn is not None  # noqa: S101  # required when the service was made
         model = model_fn(self._context.model_dir, self._context)
         self._context = replace(self._context, model=model)
         self._batcher.max_rows = min(self.limits.batch_rows, getattr(model, "max_batch_rows", sys.maxsize))
-        for _ in range(1, getattr(model, "concurrency", 1)):
-            thread = self._make_thread(self._score)
-            self._threads.append(thread)
-            thread.start()
+        if concurrency := getattr(model, "concurrency", None):
+            self.lanes = concurrency + MORE_LANES
+            self._places = threading.Semaphore(self.lanes)
         self._loaded.set()
         self._on_ready()
         logger.info("the model is ready")
-        self._score()
 
-    def _score(self) -> None:
-        while (batch := self._batcher.next_batch()) is not None:
-            try:
-                self._compute(batch)
-            except Exception as error:  # noqa: BLE001  # one request must not take the others down
-                if len(batch) == 1:
-                    batch[0].future.set_exception(_describe_failure(error))
-                    continue
-                logger.warning("a batch of %d requests failed; each is computed on its own", len(batch))
-                for work in batch:
-                    try:
-                        self._compute([work])
-                    except Exception as own_error:  # noqa: BLE001
-                        work.future.set_exception(_describe_failure(own_error))
-            except BaseException:
-                for work in batch:
-                    if not work.future.done():
-                        work.future.set_exception(
-                            ModelError("the model's thread died; the log has the cause.")
-                        )
-                raise
-
-    def _compute(self, batch: list[Work]) -> None:
-        predict_fn = self.algorithm.predict_fn
-        assert predict_fn is not None  # noqa: S101  # required when the service was made
-        started = time.monotonic()
+    def _compute_works(self, batch: list[Work]) -> list[Any]:
+        now = time.monotonic()
         for work in batch:
-            self._observe("queue", started - work.arrived)
-        self._observe("rows", sum(work.count for work in batch))
-        rows = merge_rows([work.rows for work in batch])
-        prediction = predict_fn(rows, self._context.model, self._context)
-        self._observe("predict", time.monotonic() - started)
-        for work, part in zip(batch, split_prediction(prediction, batch), strict=True):
-            work.future.set_result(part)
+            self._observe("queue", now - work.arrived)
+        return self._compute([work.rows for work in batch])
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -263,11 +239,3 @@ class ScoringService:
             logger.error("the model cannot be used", exc_info=error)
         self._batcher.fail_all(ModelError("the model cannot be used; the log has the cause."))
         self._on_failure(error)
-
-
-def _describe_failure(error: Exception) -> TandemError:
-    """Give what the caller sees of a failure in `predict_fn`: its sentence if it has one, else no inside."""
-    if isinstance(error, TandemError):
-        return error
-    logger.error("predict_fn failed", exc_info=error)
-    return ModelError(f"predict_fn raised {type(error).__name__}; the log has the details.")

@@ -62,6 +62,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._fleet = Fleet(plan.workers)
         self._slot = 0
         self._service: ScoringService | None = None
+        self._worker: Any = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -80,7 +81,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "worker_tmp_dir": self._scratch,
             "logger_class": _Log,
             "pre_fork": lambda _server, worker: setattr(self, "_slot", self._fleet.take(worker.age)),
-            "post_fork": lambda _server, _worker: os.environ.update(self._environment()),
+            "post_fork": self._enter,
             "child_exit": self._bury,
             "worker_exit": lambda _server, _worker: self._service.stop() if self._service else None,
         }
@@ -111,7 +112,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
                 on_failure=self._end_process,
                 observe=monitor.observe,
             )
-            monitor.count_queued = self._service.count_queued
+            service, worker = self._service, self._worker
+            monitor.count_queued = lambda: service.count_queued() + worker.count_waiting()
         except (Exception, SystemExit) as error:
             logger.error("%s", error, exc_info=None if isinstance(error, TandemError) else error)  # noqa: TRY400
             self._end_process(error)
@@ -126,6 +128,19 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """
         alone = self._plan.workers == 1 or not self._fleet.is_complete
         return alone or (self._service is not None and self._service.loaded)
+
+    def count_lanes(self) -> int:
+        """Count the requests that this process should handle at once; 0: any number, or not known yet."""
+        return self._service.lanes if self._service is not None else 0
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a request may wait for its answer."""
+        return self._settings.timeout
+
+    def _enter(self, _master: Any, worker: Any) -> None:
+        self._worker = worker
+        os.environ.update(self._environment())
 
     def _bury(self, _master: Any, worker: Any) -> None:
         """See to what a process leaves that ended; end the container where one after the other does."""

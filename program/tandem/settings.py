@@ -148,7 +148,7 @@ class Settings:
         "SERVER_THREADS",
         128,
         _whole(2, 1024),
-        "Requests in progress at once in a serving process, each in a thread; past them, 503 at once.",
+        "Requests in progress at once in a serving process; past them, 503 at once.",
     )
     timeout: float = _setting(
         "SAGEMAKER_MODEL_SERVER_TIMEOUT MODEL_SERVER_TIMEOUT",

@@ -213,8 +213,8 @@ class Classifier:
     preprocessing: Preprocessing
 
     @property
-    def concurrency(self) -> int:
-        """How many threads at once pay."""
+    def concurrency(self) -> int | None:
+        """How many threads at once pay; None: only the thread that loaded it may use it."""
         return self.engine.concurrency
 
     @property

@@ -39,11 +39,14 @@ def _name(probabilities: Rows, labels: Sequence[str]) -> list[list[Any]]:
 
 
 def _best(row: Rows, labels: Sequence[str]) -> list[dict[str, Any]]:
+    negative = -row
+    if len(row) > LISTED:  # a thousand are sorted in four times the time that finding the best ten takes
+        candidates = np.flatnonzero(~(negative > np.partition(negative, LISTED - 1)[LISTED - 1]))
+    else:
+        candidates = np.arange(len(row))
+    best = candidates[np.argsort(negative[candidates], kind="stable")[:LISTED]]
     # str() of a float32 is the shortest text that reads back the same; float() alone would show 17 digits.
-    return [
-        {"label": labels[index], "probability": float(str(row[index]))}
-        for index in np.argsort(-row, kind="stable")[:LISTED]
-    ]
+    return [{"label": labels[index], "probability": float(str(row[index]))} for index in best]
 
 
 ARRANGEMENTS: dict[str, Callable[[Rows, Sequence[str]], Any]] = {

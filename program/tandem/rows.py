@@ -1,0 +1,69 @@
+"""The row rule: data of a request is rows, an array or a list, and a prediction has one result for each.
+
+Other data is computed on its own, and never cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tandem.errors import ModelError
+
+
+def count_rows(rows: Any) -> int:
+    """Count the rows of a request; 1 for data that is no array and no list, which is never cut."""
+    return len(rows) if _has_rows(rows) else 1
+
+
+def find_likeness(rows: Any) -> object:
+    """Give what is equal for rows that may be merged; data without rows is like nothing else."""
+    if isinstance(rows, np.ndarray):
+        return rows.dtype, rows.shape[1:]
+    return list if isinstance(rows, list) else object()
+
+
+def split_rows(rows: Any, limit: int) -> list[Any]:
+    """Cut a request's rows into parts of at most `limit`; no rows give no parts."""
+    if not _has_rows(rows):
+        return [rows]
+    return [rows[start : start + limit] for start in range(0, len(rows), limit)]
+
+
+def merge_rows(parts: Sequence[Any]) -> Any:
+    """Put parts of equal likeness together again: arrays along the first axis, lists end to end."""
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return [row for part in parts for row in part]
+
+
+def split_prediction(prediction: Any, parts: Sequence[Any]) -> list[Any]:
+    """Give each of the `parts` that were merged its own rows of the prediction.
+
+    Raises `ModelError` where the prediction does not hold one result a row, in an array or a list.
+    """
+    if not _has_rows(parts[0]):
+        return [prediction]
+    counts = [len(part) for part in parts]
+    rows = sum(counts)
+    if isinstance(prediction, tuple):
+        prediction = list(prediction)
+    if not _has_rows(prediction):
+        got = f"a {type(prediction).__name__}"
+    elif len(prediction) != rows:
+        got = f"{len(prediction)} results"
+    else:
+        ends = list(itertools.accumulate(counts))
+        return [prediction[end - count : end] for count, end in zip(counts, ends, strict=True)]
+    raise ModelError(
+        f"predict_fn gave {got} for {rows} rows; it must give one a row, in order, in an array or a list."
+    )
+
+
+def _has_rows(data: Any) -> bool:
+    return isinstance(data, list) or (isinstance(data, np.ndarray) and data.ndim > 0)
