@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tandem.algorithm import Context
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def model_fn(model_dir: Path) -> Array:
+@dataclass(frozen=True)
+class Model:
+    """The weights; any thread may use them, so no request is handed from one to another."""
+
+    weights: Array
+    concurrency: int
+
+
+def model_fn(model_dir: Path, context: Context) -> Model:
     """Read the weights."""
     with np.load(model_dir / "weights.npz", allow_pickle=False) as stored:
-        weights: Array = stored["weights"]
-    return weights
+        return Model(stored["weights"], context.cores)
 
 
-def predict_fn(data: Any, model: Array) -> Array:
+def predict_fn(data: Any, model: Model) -> Array:
     """Give one row of scores a row."""
-    scores: Array = np.asarray(data, dtype=np.float64) @ model
+    scores: Array = np.asarray(data, dtype=np.float64) @ model.weights
     return scores

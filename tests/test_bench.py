@@ -16,8 +16,9 @@ from bench.load import Generator, Plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import ROOT
+from conftest import CPU, ROOT
 from processes import find_free_port, wait_for
+from tandem.algorithm import Context
 
 BODY = b"x" * 300_000
 
@@ -297,4 +298,6 @@ def test_a_tree_is_a_process_with_all_its_descendants():
 def test_the_tabular_model_gives_one_result_a_row(tmp_path):
     """The model that costs nothing obeys the row rule."""
     np.savez(tmp_path / "weights.npz", weights=np.eye(2))
-    assert tabular.predict_fn([[1, 2], [3, 4]], tabular.model_fn(tmp_path)).tolist() == [[1, 2], [3, 4]]
+    model = tabular.model_fn(tmp_path, Context(tmp_path, CPU, "auto", cores=2))
+    assert model.concurrency == 2
+    assert tabular.predict_fn([[1, 2], [3, 4]], model).tolist() == [[1, 2], [3, 4]]

@@ -41,8 +41,9 @@ class OpenVINOEngine:
 
     name = "openvino"
 
-    def __init__(self, alone: Any, together: Any, concurrency: int, dtype: str) -> None:
-        self.concurrency = concurrency
+    def __init__(self, alone: Any, together: Any, cores: int, dtype: str) -> None:
+        # On one core nothing is gained by meeting, and batches save what each call costs, however small.
+        self.concurrency = cores if cores > 1 else None
         self._alone = alone
         self._together = together
         self._shape = [size.get_length() for size in list(alone.input().partial_shape)[1:]]
