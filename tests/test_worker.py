@@ -60,6 +60,14 @@ def test_slow_clients_cost_nobody_anything(live_server, connect):
         assert read_answer(client)[0] == 200
 
 
+def test_health_waits_for_no_client_that_announces_a_body(live_server, connect):
+    """The parser would wait five seconds for each of these before it gives the thread back."""
+    server = live_server("echo")
+    for _ in range(3):
+        connect(server, b"GET /ping HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+    assert server.request("GET", "/ping", timeout=2)[0] == 200
+
+
 def post(body):
     return render(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
 

@@ -98,16 +98,16 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     def on_client_socket_readable(self, connection: Connection, client: socket.socket) -> None:
         """Read a request on, or begin to; give it to a thread once it is ready."""
-        if not connection.received:
-            self.keepalived_conns.remove(connection)
-            connection.timeout = time.monotonic() + REQUEST_SECONDS
-            self.pending_conns.append(connection)
         try:
             count = client.recv_into(self._room, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
             count = 0
+        if not connection.received:
+            self.keepalived_conns.remove(connection)
+            connection.timeout = time.monotonic() + REQUEST_SECONDS
+            self.pending_conns.append(connection)
         if count and not connection.take(self._room[:count]):
             return
         self.poller.unregister(client)
@@ -136,9 +136,11 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
 
         Those for scoring are as many as pay, where the app says so, if they need not wait for the client.
         """
+        if not connection.is_whole:
+            return self.tpool
         if connection.received.startswith(_HEALTH):
             return self._health
-        if not connection.received.startswith(_SCORING) or not connection.is_whole:
+        if not connection.received.startswith(_SCORING):
             return self.tpool
         if self._lanes is None and (lanes := self.app.count_lanes()):
             self._lanes = Pool(lanes, "lane", self._serve)
