@@ -5,6 +5,7 @@ import json
 import resource
 import socket
 import struct
+import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from gunicorn.http.errors import InvalidResponseHeader
 
 from processes import wait_for
-from tandem.connection import MAX_HEAD, MAX_READ_AHEAD
+from tandem.reading import MAX_HEAD, MAX_READ_AHEAD
 from tandem.refusals import describe_refusal
 
 
@@ -111,6 +112,45 @@ def test_what_waits_for_a_lane_is_counted_and_dropped_in_time(live_server, conne
     assert server.ping() == 200
 
 
+@pytest.mark.parametrize(
+    "unfinished",
+    [
+        post(b"[1]") + b"POST /invo",
+        post(b"[1]") + b"\r\n",
+        render(b"", b"Content-Length: 5", b"Expect: 100-continue"),
+        render(b"30\r\n[0\r\n\r\n", b"Transfer-Encoding: chunked"),
+        b"GET /ping HTTP/1.1\r\n" + b"".join(b"A%d: %s\r\n" % (number, b"x" * 5000) for number in range(12)),
+    ],
+)
+def test_requests_without_an_end_take_no_thread(live_server, connect, unfinished):
+    server = live_server("echo", SERVER_THREADS="2")
+    for _ in range(8):
+        connect(server, unfinished)
+    wait_for(lambda: server.invoke(b"[2]")[0] == 200, "a thread", seconds=4)
+    assert server.request("GET", "/ping?really", timeout=2)[0] == 200
+
+
+@pytest.mark.parametrize("end", [b"0\r\n\r\n", b"0;a=b\r\n\r\n", b"0\r\nX-Sum: 1\r\n\r\n"])
+def test_what_follows_a_chunked_request_at_once_is_answered_too(live_server, connect, end):
+    server = live_server("echo")
+    lines = (b"Content-Type: application/json", b"Transfer-Encoding: chunked")
+    client = connect(server, render(b"3\r\n[1]\r\n" + end, *lines) + post(b"[2]") + post(b"[3]")[:-1])
+    received = b""
+    while received.count(b"predictions") < 2:
+        received += client.recv(4096)
+    client.sendall(b"]")
+    while received.count(b"predictions") < 3:
+        received += client.recv(4096)
+    assert [f'{{"predictions": [{number}]}}'.encode() in received for number in (1, 2, 3)] == [True] * 3
+
+
+def test_a_chunk_without_a_size_is_refused_at_once(live_server, connect):
+    server = live_server("echo")
+    client = connect(server, render(b"zz\r\n", b"Content-Type: text/csv", b"Transfer-Encoding: chunked"))
+    status, body = read_answer(client)
+    assert (status, json.loads(body)["error"]) == (400, "bad_request")
+
+
 def test_health_is_answered_while_every_thread_is_busy_and_others_are_refused_at_once(live_server):
     server = live_server("slow_row", SERVER_THREADS="2")
     with ThreadPoolExecutor(3) as pool:
@@ -196,10 +236,18 @@ def test_without_a_free_descriptor_it_goes_on_with_the_connections_it_has(live_s
     others = [connect(server) for _ in range(6)]
     kept.sendall(request)
     assert read_answer(kept)[0] == 200
+    used = read_cpu_seconds(worker)
+    time.sleep(1)
+    assert read_cpu_seconds(worker) - used < 0.5, "the loop must not turn as fast as it can"
     resource.prlimit(worker, resource.RLIMIT_NOFILE, (4096, 4096))
     others[-1].sendall(request)
     assert read_answer(others[-1])[0] == 200
     assert server.list_processes()[1:] == [worker]
+
+
+def read_cpu_seconds(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / 100
 
 
 @pytest.mark.parametrize(
@@ -211,7 +259,8 @@ def test_without_a_free_descriptor_it_goes_on_with_the_connections_it_has(live_s
         (b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % (b"x" * 5000), 414, "uri_too_long"),
         (b"GET / HTTP/1.1\r\nA: %s\r\n\r\n" % (b"x" * 9000), 431, "headers_too_large"),
         (b"GET / HTTP/1.1\r\n%s\r\n" % (b"A: b\r\n" * 200), 431, "headers_too_large"),
-        (b"x" * MAX_HEAD, 414, "uri_too_long"),
+        (b"x" * MAX_HEAD, 431, "headers_too_large"),
+        (render(b"", b"Content-Length: " + b"9" * 5000), 400, "bad_request"),
         (render(b"", b"Transfer-Encoding: br"), 501, "transfer_coding_unsupported"),
         (render(b"", b"Expect: a miracle"), 417, "expectation_failed"),
     ],

@@ -43,6 +43,17 @@ class Patience:
             raise Overloaded("the caller hung up.")
 
 
+@contextmanager
+def place(places: threading.Semaphore, patience: Patience) -> Iterator[None]:
+    """Take one of the places as long as the block lasts; raise `Overloaded` where it takes too long."""
+    while not places.acquire(timeout=min(patience.left, LOOK_SECONDS)):
+        patience.check()
+    try:
+        yield
+    finally:
+        places.release()
+
+
 @dataclass(eq=False, frozen=True)
 class Work:
     """Rows of one request, and the future that gets their predictions."""

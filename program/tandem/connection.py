@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import re
+import contextlib
 import socket
 from collections import deque
 from typing import Any
@@ -11,45 +10,7 @@ from typing import Any
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
-#: A request's head, and what of a body, that the loop reads; a thread reads what is beyond.
-MAX_HEAD = 64 * 1024
-MAX_READ_AHEAD = 8 * 1024 * 1024
-
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*\r\n", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
-_EXPECT = re.compile(rb"\r\nexpect:", re.IGNORECASE)
-
-
-def find_length(received: bytes | bytearray) -> int | None:
-    """Give the bytes of a request from its beginning to the end of its body.
-
-    None where that is not known: its head is not whole, its body is chunked, or the client waits to be told
-    to go on with it.
-    """
-    end = received.find(b"\r\n\r\n", 0, MAX_HEAD)
-    if end < 0:
-        return None
-    head = bytes(received[: end + 2])
-    if _EXPECT.search(head) or _CHUNKED.search(head):
-        return None
-    length = _LENGTH.search(head)
-    return end + 4 + int(length[1] if length else 0)
-
-
-def is_ready(received: bytes | bytearray, length: int | None) -> bool:
-    """Tell whether a thread can go on with a request of `length` without waiting for the client.
-
-    That is so for a whole request, for one that is longer than the loop reads ahead, and for a client that
-    waits to be told to continue. Whether it is valid is not looked at.
-    """
-    if length is not None:
-        return len(received) >= min(length, MAX_READ_AHEAD)
-    end = received.find(b"\r\n\r\n", 0, MAX_HEAD)
-    if end < 0:
-        return len(received) >= MAX_HEAD
-    if _EXPECT.search(bytes(received[: end + 2])):
-        return True
-    return received.endswith(b"0\r\n\r\n") or len(received) >= MAX_READ_AHEAD
+from tandem.reading import Reading
 
 
 class Client(socket.socket):
@@ -67,6 +28,15 @@ class Client(socket.socket):
 
     def setblocking(self, flag: bool) -> None:  # noqa: FBT001  # the socket's signature
         """Change nothing, see above."""
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Send nothing: of gunicorn's, that is the word to go on, which the loop has given."""
+        del flags
+        return len(data)
+
+    def send_now(self, data: Any) -> int:
+        """Send what goes without waiting; give how many bytes that was, raise `OSError`."""
+        return super().send(data, socket.MSG_DONTWAIT)
 
     def settimeout(self, value: float | None) -> None:
         """Remember how long `recv` may wait; None: as long as the socket's own option says."""
@@ -94,7 +64,7 @@ class Client(socket.socket):
     def flush(self) -> None:
         """Send what the client takes at once; the rest stays in `unsent`, or nothing where it is gone."""
         try:
-            del self.unsent[: self.send(self.unsent, socket.MSG_DONTWAIT)]
+            del self.unsent[: self.send_now(self.unsent)]
         except BlockingIOError:
             pass
         except OSError:
@@ -116,11 +86,11 @@ class _Unreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
     def chunk(self, size_hint: int | None = None) -> bytes:
         return self._pieces.popleft() if self._pieces else super().chunk(size_hint)
 
-    def keep(self) -> None:
-        """Let the worker see what is left: the beginning of a next request."""
-        while self._pieces:
-            self.buf.seek(0, io.SEEK_END)
-            self.buf.write(self._pieces.popleft())
+    def take_left(self) -> bytes:
+        """Give back what was read and not used: the beginning of a next request."""
+        left = b"".join([self.take_buffered(), *self._pieces])
+        self._pieces.clear()
+        return left
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -132,30 +102,42 @@ class Connection(TConn):  # type: ignore[misc]
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.received = bytearray()
-        self.length: int | None = None
+        self.reading = Reading()
         self.since = 0.0
         self.pool: Any = None
 
     def take(self, chunk: memoryview) -> bool:
         """Take bytes that came; tell whether a thread can go on."""
         self.received += chunk
-        if self.length is None:
-            self.length = find_length(self.received)
-        return is_ready(self.received, self.length)
+        return self.reading.is_ready(self.received)
 
     @property
     def is_whole(self) -> bool:
         """Whether all of a request is here, so that its thread waits for nobody."""
-        return self.length is not None and len(self.received) >= self.length
+        return self.reading.is_whole(self.received)
+
+    def let_go_on(self) -> None:
+        """Tell a client to send its body that waits to be told; it must not cost a thread meanwhile."""
+        if self.reading.awaits_word:
+            self.reading.awaits_word = False
+            with contextlib.suppress(OSError):
+                self.sock.send_now(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def start(self) -> None:
-        """Hand what was read to the parser, in a thread."""
+        """Hand the request that was read to the parser, in a thread; what follows it stays."""
         if not self.initialized:
             self.init()
             self.parser.unreader = _Unreader(self.sock)
-        self.parser.unreader.feed(self.received)
-        self.received, self.length = bytearray(), None
+        end = self.reading.length if self.is_whole else None
+        self.parser.unreader.feed(self.received[:end])
+        self.received = self.received[end:] if end is not None else bytearray()
         self.data_ready = True
+
+    def start_next(self) -> bool:
+        """Begin with what was read of a next request; tell whether there is anything."""
+        self.received[:0] = self.parser.unreader.take_left()
+        self.reading = Reading()
+        return bool(self.received)
 
     def has_hung_up(self) -> bool:
         """Tell whether the client has closed its side."""

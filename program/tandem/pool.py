@@ -34,12 +34,19 @@ class Pool:
         return max(0, self.busy - self._threads)
 
     def submit(self, thing: Any) -> None:
-        """Let a thread handle it; it counts as busy until it is told to be `done`."""
+        """Let a thread handle it; it counts as busy until it is told to be `done`.
+
+        Raises `RuntimeError` where there is no thread and none can be started.
+        """
+        if self.busy >= self._threads and self._threads < self._most:
+            try:
+                # A daemon, as one that hangs must not keep the process from its end.
+                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                self._threads += 1
+            except RuntimeError:
+                if not self._threads:
+                    raise
         self.busy += 1
-        if self.waiting and self._threads < self._most:
-            self._threads += 1
-            # A daemon, as one that hangs must not keep the process from its end.
-            threading.Thread(target=self._run, name=self._name, daemon=True).start()
         self._queue.put(thing)
 
     def done(self) -> None:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from gunicorn.http import errors
 
-from tandem.errors import TandemError, UserError
+from tandem.errors import Overloaded, TandemError, UserError
 
 #: What a parser's error means to the caller; the first are no fault of theirs, any other is a bad request.
 _OURS = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName, errors.ConfigurationProblem)
@@ -39,3 +39,10 @@ def render_refusal(status: int, kind: str, message: str) -> bytes:
         f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+#: What the loop itself answers: to a request beyond those that may be in progress, and to an endless head.
+OVERLOADED = render_refusal(
+    Overloaded.status, Overloaded.kind, "the server is busy with other requests; try again in a second."
+)
+ENDLESS = render_refusal(431, "headers_too_large", "the request could not be read: its head does not end.")

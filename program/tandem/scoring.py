@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 
 from tandem import formats
 from tandem.algorithm import Algorithm, Caller, Context
-from tandem.batching import Batcher, Patience, Work, await_predictions, compute_batches, describe_failure
+from tandem.batching import (
+    Batcher,
+    Patience,
+    Work,
+    await_predictions,
+    compute_batches,
+    describe_failure,
+    place,
+)
 from tandem.errors import ModelError, ModelNotReady, TandemError, UnsupportedMediaType, UserError
 from tandem.rows import count_rows, merge_rows, split_prediction, split_rows
 
@@ -142,7 +150,7 @@ class ScoringService:
 
     def _score_here(self, read: Callable[[], list[Any]], patience: Patience) -> Any:
         """Compute in this thread; a request of many rows stops between its parts when it may not go on."""
-        with self._places:
+        with place(self._places, patience):
             predictions: list[Any] = []
             for part in read():
                 if predictions:
@@ -159,7 +167,7 @@ class ScoringService:
     def _score_in_batches(self, read: Callable[[], list[Any]], patience: Patience) -> Any:
         """Let the model thread compute, together with other requests."""
         with self._batcher.arrival() as submit:
-            with self._places:
+            with place(self._places, patience):
                 works = [Work(part) for part in read()]
             submit(works)
         return merge_rows(await_predictions(works, patience))

@@ -72,7 +72,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "workers": self._plan.workers,
             "worker_class": ReadAheadWorker,
             "threads": self._plan.threads,
-            "worker_connections": 1000,
+            "worker_connections": 1000 + self._plan.threads,  # gunicorn keeps the difference alive
             "backlog": 2048,
             "timeout": 60,
             "graceful_timeout": DRAIN_SECONDS,

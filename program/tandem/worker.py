@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
+import re
 import select
 import selectors
 import socket
@@ -15,29 +17,27 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from gunicorn.workers.gthread import ThreadWorker
-
 from tandem.connection import Client, Connection
 from tandem.errors import Overloaded
+from tandem.lingering import LingeringWorker
 from tandem.pool import Callbacks, Pool
-from tandem.refusals import describe_refusal, render_refusal
+from tandem.refusals import ENDLESS, OVERLOADED, describe_refusal, render_refusal
 
 logger = logging.getLogger(__name__)
 
-#: Bytes one connection may give the loop before another one has its turn.
-TURN = 256 * 1024
 #: Seconds that a request may wait for a thread before its thread looks whether the client is still there.
 LOOK_SECONDS = 0.25
-#: Seconds that a client has to send its request, to take more of its answer, and to close its side at last.
+#: Seconds that a client has to send its request, and to take more of its answer.
 REQUEST_SECONDS = 60.0
-LINGER_SECONDS = 2.0
+#: Seconds without new connections where no descriptor is free for them.
+PAUSE_SECONDS = 0.2
 
 _REQUEST_TIMEVAL = struct.pack("ll", int(REQUEST_SECONDS), 0)  # for threads that read what is left
-_HEALTH = (b"GET /ping ", b"HEAD /ping ")
+_HEALTH = re.compile(rb"(GET|HEAD) /ping[ ?]")
 _SCORING = b"POST /invocations "
 
 
-class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+class ReadAheadWorker(LingeringWorker):
     """A thread worker whose loop reads requests, as a buffering proxy in front would.
 
     Slow clients cost no thread, whether they send or read. `/ping` has a thread of its own. Of the requests
@@ -50,9 +50,8 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         self.tpool: Pool
         self._lanes: Pool | None = None
         self._notified = 0.0
+        self._accept_again = 0.0
         self._sending: deque[Connection] = deque()
-        self._lingering: deque[Connection] = deque()
-        self._room = memoryview(bytearray(TURN))
         self.method_queue = Callbacks()
 
     def init_process(self) -> None:
@@ -72,22 +71,28 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection; it is idle, like one kept alive, until its first bytes come."""
-        with contextlib.suppress(OSError):  # another process took it, it is gone, or no descriptor is free
+        try:
             accepted, address = listener.accept()
-            client = Client(accepted)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _REQUEST_TIMEVAL)
-            self.nr_conns += 1
-            connection = Connection(self.cfg, client, address, listener.getsockname())
-            connection.set_timeout()
-            self.keepalived_conns.append(connection)
-            self._watch(connection, self.on_client_socket_readable)
+        except OSError as error:  # another process took it, or it is gone
+            if error.errno in {errno.EMFILE, errno.ENFILE} and self.alive:
+                self._accept_again = time.monotonic() + PAUSE_SECONDS
+                self.set_accept_enabled(False)
+            return
+        client = Client(accepted)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _REQUEST_TIMEVAL)
+        self.nr_conns += 1
+        connection = Connection(self.cfg, client, address, listener.getsockname())
+        connection.set_timeout()
+        self.keepalived_conns.append(connection)
+        self.watch(connection, self.on_client_socket_readable)
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001  # gunicorn's signature
         """Accept or not; on the way out take what has connected already, as its requests may be sent.
 
         Then nothing listens: who connects later is refused and can ask elsewhere.
         """
-        super().set_accept_enabled(enabled and self.app.is_open())
+        may = self.app.is_open() and time.monotonic() >= self._accept_again
+        super().set_accept_enabled(enabled and may)
         if not enabled and not self.alive:
             for listener in self.sockets:
                 for _ in range(self.cfg.backlog):
@@ -99,37 +104,50 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def on_client_socket_readable(self, connection: Connection, client: socket.socket) -> None:
         """Read a request on, or begin to; give it to a thread once it is ready."""
         try:
-            count = client.recv_into(self._room, 0, socket.MSG_DONTWAIT)
+            count = client.recv_into(self.room, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
             count = 0
         if not connection.received:
             self.keepalived_conns.remove(connection)
-            connection.timeout = time.monotonic() + REQUEST_SECONDS
-            self.pending_conns.append(connection)
-        if count and not connection.take(self._room[:count]):
+            self._await_rest(connection)
+        ready = not count or connection.take(self.room[:count])
+        if not ready:
+            connection.let_go_on()
             return
         self.poller.unregister(client)
         self.pending_conns.remove(connection)
         if count:
             self.enqueue_req(connection)
         else:
-            self._close(connection)
+            self.drop(connection)
+
+    def _await_rest(self, connection: Connection) -> None:
+        connection.timeout = time.monotonic() + REQUEST_SECONDS
+        self.pending_conns.append(connection)
 
     def enqueue_req(self, connection: Connection) -> None:
         """Give a request to its thread: health to its own, others to a free one, or else refuse it."""
         connection.pool = pool = self._find_pool(connection)
-        if pool is not self._health and self._count_busy() >= self.cfg.threads:
-            with contextlib.suppress(OSError):
-                connection.sock.send(_OVERLOADED, socket.MSG_DONTWAIT)
-            self._linger(connection)
-            return
-        connection.since = time.monotonic()
-        pool.submit(connection)
+        if not connection.reading.has_head:
+            self._refuse(connection, ENDLESS)
+        elif pool is not self._health and self._count_busy() >= self.cfg.threads:
+            self._refuse(connection, OVERLOADED)
+        else:
+            connection.since = time.monotonic()
+            try:
+                pool.submit(connection)
+            except RuntimeError:  # no thread can be started
+                self._refuse(connection, OVERLOADED)
+
+    def _refuse(self, connection: Connection, answer: bytes) -> None:
+        with contextlib.suppress(OSError):
+            connection.sock.send_now(answer)
+        self.linger(connection)
 
     def _count_busy(self) -> int:
-        return self.tpool.busy + (self._lanes.busy if self._lanes else 0)
+        return self.tpool.busy + (self._lanes.busy if self._lanes else 0) + len(self._sending)
 
     def _find_pool(self, connection: Connection) -> Pool:
         """Give the threads for a request.
@@ -138,7 +156,7 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         """
         if not connection.is_whole:
             return self.tpool
-        if connection.received.startswith(_HEALTH):
+        if _HEALTH.match(connection.received):
             return self._health
         if not connection.received.startswith(_SCORING):
             return self.tpool
@@ -170,7 +188,6 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
             return False
         connection.start()
         keep = super().handle(connection)
-        connection.parser.unreader.keep()
         connection.sock.flush()
         return keep
 
@@ -185,73 +202,42 @@ class ReadAheadWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         client.sendall(render_refusal(status, kind, message))
 
     def murder_pending(self) -> None:
-        """Close the connections that took too long to send a request, or to close their side."""
+        """Close the connections that took too long to send a request, or to take an answer."""
         super().murder_pending()
         while self._sending and self._sending[0].timeout <= time.monotonic():
             connection = self._sending.popleft()
-            connection.pool.done()
             self.poller.unregister(connection.sock)
-            self._close(connection)
-        while self._lingering and self._lingering[0].timeout <= time.monotonic():
-            connection = self._lingering.popleft()
-            self.poller.unregister(connection.sock)
-            self._close(connection)
+            self.drop(connection)
 
     def _finish(self, connection: Connection, keep: bool) -> None:  # noqa: FBT001
-        """End a request that was handled, once the client has taken its answer."""
+        """Go on with a connection whose request was handled."""
+        connection.pool.done()
+        self._end_request(connection, keep)
+
+    def _end_request(self, connection: Connection, keep: bool) -> None:  # noqa: FBT001
+        """Go on with a connection once the client has taken its answer."""
         if connection.sock.unsent:
             connection.timeout = time.monotonic() + REQUEST_SECONDS
             self._sending.append(connection)
             sending = partial(self._on_sending_socket_writable, connection, keep)
             self.poller.register(connection.sock, selectors.EVENT_WRITE, sending)
-            return
-        connection.pool.done()
-        if keep:
+        elif not keep:
+            self.linger(connection)
+        elif not connection.start_next():
             self.finish_request(connection, _KEPT)
+        elif connection.reading.is_ready(connection.received):
+            self.enqueue_req(connection)
         else:
-            self._linger(connection)
+            self._await_rest(connection)
+            connection.let_go_on()
+            self.watch(connection, self.on_client_socket_readable)
 
     def _on_sending_socket_writable(self, connection: Connection, keep: bool, client: Client) -> None:  # noqa: FBT001
         client.flush()
         self.poller.unregister(client)
         self._sending.remove(connection)
-        self._finish(connection, keep)
-
-    def _linger(self, connection: Connection) -> None:
-        """Close our side, and the socket when the client has closed its own.
-
-        Gunicorn waits for that here, in the loop, where for two seconds nobody else would be served.
-        """
-        try:
-            connection.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._close(connection)
-            return
-        connection.timeout = time.monotonic() + LINGER_SECONDS
-        self._lingering.append(connection)
-        self._watch(connection, self._on_lingering_socket_readable)
-
-    def _on_lingering_socket_readable(self, connection: Connection, client: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
-            try:
-                ended = not client.recv_into(self._room, 0, socket.MSG_DONTWAIT)
-            except ConnectionError:
-                ended = True
-            if ended:
-                self.poller.unregister(client)
-                self._lingering.remove(connection)
-                self._close(connection)
-
-    def _watch(self, connection: Connection, callback: Any) -> None:
-        self.poller.register(connection.sock, selectors.EVENT_READ, partial(callback, connection))
-
-    def _close(self, connection: Connection) -> None:
-        self.nr_conns -= 1
-        connection.close()
+        self._end_request(connection, keep)
 
 
 #: What gunicorn asks after a request whose connection is kept.
 _KEPT = SimpleNamespace(result=lambda: True, cancelled=lambda: False)
-_OVERLOADED = render_refusal(
-    Overloaded.status, Overloaded.kind, "the server is busy with other requests; try again in a second."
-)
