@@ -57,9 +57,15 @@ class Client(socket.socket):
             super().settimeout(None)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Keep `data` for `flush`: gunicorn writes head and body apart, and one packet will do."""
+        """Send `data` with what was written before it: head and body come apart, and one packet will do.
+
+        What is written alone waits for `flush`.
+        """
         del flags
+        is_body = bool(self.unsent)
         self.unsent += data
+        if is_body:
+            self.flush()
 
     def flush(self) -> None:
         """Send what the client takes at once; the rest stays in `unsent`, or nothing where it is gone."""

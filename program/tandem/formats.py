@@ -30,6 +30,7 @@ SYNONYMS = dict.fromkeys(("application/x-jsonlines", "application/jsons", "appli
 # A closed list, because some of Python's codecs take quadratic time.
 CHARSETS = ("utf-8", "utf8", "us-ascii", "utf-16", "iso-8859-1", "iso-8859-15", "latin1", "windows-1252")
 NUMERIC = "biufc"  # NumPy's kinds of numbers
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 NPY_FAULTS = (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -185,9 +186,9 @@ def _decode_npy(body: bytes, _parameters: Mapping[str, str]) -> Rows:
 
 def _dumped(value: Any) -> str:
     with contextlib.suppress(TypeError, ValueError, RecursionError):  # most of it is plain already
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _ENCODER.encode(value)
     try:
-        return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+        return _ENCODER.encode(_plain(value))
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"predict_fn gave what JSON cannot hold: {error}.") from error
 

@@ -40,11 +40,13 @@ def _name(probabilities: Rows, labels: Sequence[str]) -> list[list[Any]]:
 
 def _best(row: Rows, labels: Sequence[str]) -> list[dict[str, Any]]:
     negative = -row
-    if len(row) > LISTED:  # a thousand are sorted in four times the time that finding the best ten takes
-        candidates = np.flatnonzero(~(negative > np.partition(negative, LISTED - 1)[LISTED - 1]))
+    if len(row) > LISTED:  # to find the best ten first takes a quarter of the time of sorting all
+        ordered = negative.copy()
+        ordered.partition(LISTED - 1)
+        candidates = (~(negative > ordered[LISTED - 1])).nonzero()[0]
     else:
         candidates = np.arange(len(row))
-    best = candidates[np.argsort(negative[candidates], kind="stable")[:LISTED]]
+    best = candidates[negative[candidates].argsort(kind="stable")[:LISTED]].tolist()
     # str() of a float32 is the shortest text that reads back the same; float() alone would show 17 digits.
     return [{"label": labels[index], "probability": float(str(row[index]))} for index in best]
 
