@@ -3,6 +3,8 @@
 import select
 import threading
 
+import pytest
+
 from processes import wait_for
 from tandem.pool import Callbacks, Pool
 
@@ -31,6 +33,20 @@ def test_threads_start_as_they_are_needed_and_no_more_than_allowed():
     wait_for(lambda: threading.active_count() == before, "the threads to end")
 
 
+def test_where_no_thread_can_start_those_that_are_there_do_the_work(monkeypatch):
+    handled, before = [], threading.active_count()
+    pool, empty = Pool(8, "the only one", handled.append), Pool(8, "none", handled.append)
+    pool.submit(0)
+    monkeypatch.setattr(threading.Thread, "start", lambda _self: (_ for _ in ()).throw(RuntimeError("none")))
+    pool.submit(1)
+    wait_for(lambda: handled == [0, 1], "both to be handled")
+    with pytest.raises(RuntimeError):
+        empty.submit(2)
+    assert empty.busy == 0
+    pool.shutdown()
+    wait_for(lambda: threading.active_count() == before, "the thread to end")
+
+
 def test_a_free_thread_is_used_again():
     handled = []
     pool = Pool(8, "again", handled.append)
@@ -41,6 +57,7 @@ def test_a_free_thread_is_used_again():
         pool.done()
     assert threading.active_count() - before == 1
     pool.shutdown()
+    wait_for(lambda: threading.active_count() == before, "the thread to end")
 
 
 def test_the_loop_is_told_of_everything_that_many_threads_leave():

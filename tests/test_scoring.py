@@ -230,6 +230,21 @@ def test_a_long_request_ends_between_its_parts_once_it_may_not_go_on(ready):
     assert [rows for rows, _ in any_thread.computed] == [2, 2]
 
 
+def test_who_waits_for_a_place_waits_no_longer_than_a_request_may(ready):
+    """Nor for a caller that hung up; the places are free again afterwards."""
+    service = ready("any_thread", timeout=0.6)
+    with ThreadPoolExecutor(2) as pool:
+        busy = [pool.submit(ask, service, [1.5]) for _ in range(service.lanes)]
+        wait_for(lambda: len(any_thread.computed) == service.lanes, "every place to be taken")
+        with pytest.raises(Overloaded, match="hung up"):
+            ask(service, ["a"], is_gone=lambda: True)
+        with pytest.raises(Overloaded, match=r"no answer within 0.6 seconds"):
+            ask(service, ["b"])
+        assert [future.result(30) for future in busy] == [[1.5]] * service.lanes
+    assert ask(service, ["c"]) == ["c"]
+    assert len(any_thread.computed) == service.lanes + 1
+
+
 def test_only_the_model_thread_touches_another_model(ready, monkeypatch):
     seen = set()
     service = ready("echo")
