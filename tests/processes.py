@@ -17,7 +17,12 @@ def wait_for(condition, what, seconds=30.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.01)
+        time.sleep(0.01)  # what is waited for here tells nobody
+
+
+def render_request(body=b"", *lines):
+    """Give the bytes of a POST to /invocations with these lines in its head."""
+    return b"\r\n".join([b"POST /invocations HTTP/1.1", b"Host: a", *lines, b"", body])
 
 
 def find_free_port():

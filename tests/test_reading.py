@@ -5,11 +5,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from processes import render_request
 from tandem.reading import MAX_CHUNK_LINE, MAX_HEAD, MAX_READ_AHEAD, Reading
-
-
-def render(body=b"", *lines):
-    return b"\r\n".join([b"POST /invocations HTTP/1.1", b"Host: a", *lines, b"", body])
 
 
 def ready(received):
@@ -33,7 +30,7 @@ def find_first_ready(request):
     more=st.binary(max_size=20),
 )
 def test_a_request_is_ready_with_its_last_byte_and_not_before(body, name, more):
-    request = render(body, b"%s: %d" % (name, len(body)))
+    request = render_request(body, b"%s: %d" % (name, len(body)))
     count, reading = find_first_ready(request)
     assert (count, reading.length) == (len(request), len(request))
     assert reading.is_whole(bytearray(request + more))
@@ -49,10 +46,12 @@ def test_a_chunked_request_is_ready_with_its_last_byte_and_not_before(parts, ext
     """Though its parts may look like an end, and with what may stand around the last chunk."""
     parts = [*parts, b"0\r\n\r\n"]
     chunks = b"".join(b"%x%s\r\n%s\r\n" % (len(part), extension, part) for part in parts)
-    request = render(chunks + b"0" + extension + b"\r\n" + trailer + b"\r\n", b"Transfer-Encoding: chunked")
+    request = render_request(
+        chunks + b"0" + extension + b"\r\n" + trailer + b"\r\n", b"Transfer-Encoding: chunked"
+    )
     count, reading = find_first_ready(request)
     assert (count, reading.length) == (len(request), len(request))
-    together = bytearray(request + render(b"", b"Content-Length: 0"))
+    together = bytearray(request + render_request(b"", b"Content-Length: 0"))
     late = Reading()
     assert late.is_ready(together)
     assert late.length == len(request)
@@ -61,17 +60,19 @@ def test_a_chunked_request_is_ready_with_its_last_byte_and_not_before(parts, ext
 def test_what_never_ends_is_handed_on():
     """A head without an end, and a body beyond what the loop reads."""
     assert ready(b"x" * MAX_HEAD)
-    assert ready(render(b"x" * MAX_READ_AHEAD, b"Content-Length: %d" % (MAX_READ_AHEAD * 10)))
-    assert ready(render(b"%x\r\n" % MAX_READ_AHEAD + b"x" * MAX_READ_AHEAD, b"Transfer-Encoding: chunked"))
+    assert ready(render_request(b"x" * MAX_READ_AHEAD, b"Content-Length: %d" % (MAX_READ_AHEAD * 10)))
+    assert ready(
+        render_request(b"%x\r\n" % MAX_READ_AHEAD + b"x" * MAX_READ_AHEAD, b"Transfer-Encoding: chunked")
+    )
 
 
 @pytest.mark.parametrize(
     "request_",
     [
-        render(b"zz\r\n", b"Transfer-Encoding: chunked"),
-        render(b"1" * (MAX_CHUNK_LINE + 1), b"Transfer-Encoding: chunked"),
-        render(b"", b"Content-Length: 5", b"Expect: a miracle"),
-        render(b"", b"Content-Length: " + b"9" * 5000),
+        render_request(b"zz\r\n", b"Transfer-Encoding: chunked"),
+        render_request(b"1" * (MAX_CHUNK_LINE + 1), b"Transfer-Encoding: chunked"),
+        render_request(b"", b"Content-Length: 5", b"Expect: a miracle"),
+        render_request(b"", b"Content-Length: " + b"9" * 5000),
     ],
 )
 def test_what_the_parser_will_refuse_is_ready_at_once(request_):
@@ -80,7 +81,7 @@ def test_what_the_parser_will_refuse_is_ready_at_once(request_):
 
 def test_a_client_may_wait_to_be_told_to_go_on():
     reading = Reading()
-    head = bytearray(render(b"", b"Content-Length: 5", b"Expect: 100-Continue"))
+    head = bytearray(render_request(b"", b"Content-Length: 5", b"Expect: 100-Continue"))
     assert not reading.is_ready(head)
     assert reading.awaits_word
     assert reading.is_ready(head + b"12345")

@@ -12,13 +12,9 @@ from pathlib import Path
 import pytest
 from gunicorn.http.errors import InvalidResponseHeader
 
-from processes import wait_for
+from processes import render_request, wait_for
 from tandem.reading import MAX_HEAD, MAX_READ_AHEAD
 from tandem.refusals import describe_refusal
-
-
-def render(body=b"", *lines):
-    return b"\r\n".join([b"POST /invocations HTTP/1.1", b"Host: a", *lines, b"", body])
 
 
 @pytest.fixture
@@ -48,7 +44,7 @@ def test_slow_clients_cost_nobody_anything(live_server, connect):
     """Four times as many clients as threads stop in the middle of their bodies; others do not notice."""
     server = live_server("echo", SERVER_THREADS="16")
     body = b'{"instances": [1]}'
-    request = render(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+    request = render_request(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
     slow = [connect(server, request[: -5 - number % 40]) for number in range(64)]
     silent = [connect(server) for _ in range(64)]
     assert server.ping() == 200
@@ -70,7 +66,7 @@ def test_health_waits_for_no_client_that_announces_a_body(live_server, connect):
 
 
 def post(body):
-    return render(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+    return render_request(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
 
 
 def test_slow_readers_cost_nobody_anything(live_server, connect):
@@ -117,8 +113,8 @@ def test_what_waits_for_a_lane_is_counted_and_dropped_in_time(live_server, conne
     [
         post(b"[1]") + b"POST /invo",
         post(b"[1]") + b"\r\n",
-        render(b"", b"Content-Length: 5", b"Expect: 100-continue"),
-        render(b"30\r\n[0\r\n\r\n", b"Transfer-Encoding: chunked"),
+        render_request(b"", b"Content-Length: 5", b"Expect: 100-continue"),
+        render_request(b"30\r\n[0\r\n\r\n", b"Transfer-Encoding: chunked"),
         b"GET /ping HTTP/1.1\r\n" + b"".join(b"A%d: %s\r\n" % (number, b"x" * 5000) for number in range(12)),
     ],
 )
@@ -134,7 +130,7 @@ def test_requests_without_an_end_take_no_thread(live_server, connect, unfinished
 def test_what_follows_a_chunked_request_at_once_is_answered_too(live_server, connect, end):
     server = live_server("echo")
     lines = (b"Content-Type: application/json", b"Transfer-Encoding: chunked")
-    client = connect(server, render(b"3\r\n[1]\r\n" + end, *lines) + post(b"[2]") + post(b"[3]")[:-1])
+    client = connect(server, render_request(b"3\r\n[1]\r\n" + end, *lines) + post(b"[2]") + post(b"[3]")[:-1])
     received = b""
     while received.count(b"predictions") < 2:
         received += client.recv(4096)
@@ -146,7 +142,9 @@ def test_what_follows_a_chunked_request_at_once_is_answered_too(live_server, con
 
 def test_a_chunk_without_a_size_is_refused_at_once(live_server, connect):
     server = live_server("echo")
-    client = connect(server, render(b"zz\r\n", b"Content-Type: text/csv", b"Transfer-Encoding: chunked"))
+    client = connect(
+        server, render_request(b"zz\r\n", b"Content-Type: text/csv", b"Transfer-Encoding: chunked")
+    )
     status, body = read_answer(client)
     assert (status, json.loads(body)["error"]) == (400, "bad_request")
 
@@ -168,7 +166,7 @@ def test_health_is_answered_while_every_thread_is_busy_and_others_are_refused_at
 def test_a_connection_is_kept_for_many_requests_in_pieces_or_together(live_server, connect):
     server = live_server("echo")
     body = b'{"instances": [1]}'
-    request = render(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+    request = render_request(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
     client = connect(server)
     for _ in range(3):
         client.sendall(request[:30])
@@ -185,14 +183,15 @@ def test_a_connection_is_kept_for_many_requests_in_pieces_or_together(live_serve
 def test_bodies_of_every_kind_arrive_whole(live_server, connect):
     """Chunked, announced by Expect, and longer than the loop reads ahead."""
     server = live_server("echo")
-    chunked = render(
+    chunked = render_request(
         b"8\r\n[1, 2, 3\r\n1\r\n]\r\n0\r\n\r\n",
         b"Content-Type: application/json",
         b"Transfer-Encoding: chunked",
     )
     assert read_answer(connect(server, chunked)) == (200, b'{"predictions": [1, 2, 3]}')
     waiting = connect(
-        server, render(b"", b"Content-Type: application/json", b"Content-Length: 3", b"Expect: 100-continue")
+        server,
+        render_request(b"", b"Content-Type: application/json", b"Content-Length: 3", b"Expect: 100-continue"),
     )
     assert waiting.recv(1000).startswith(b"HTTP/1.1 100")
     waiting.sendall(b"[1]")
@@ -215,7 +214,7 @@ def test_a_client_that_does_not_close_its_side_holds_nobody_up(live_server, conn
 def test_clients_that_hang_up_in_any_way_leave_nothing_behind(live_server, connect):
     server = live_server("echo", SERVER_THREADS="4")
     for number in range(40):
-        client = connect(server, render(b"[1", b"Content-Length: 30")[: 10 + number * 2])
+        client = connect(server, render_request(b"[1", b"Content-Length: 30")[: 10 + number * 2])
         if number % 2:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends in a reset
         client.close()
@@ -226,7 +225,7 @@ def test_clients_that_hang_up_in_any_way_leave_nothing_behind(live_server, conne
 def test_without_a_free_descriptor_it_goes_on_with_the_connections_it_has(live_server, connect):
     server = live_server("echo")
     body = b"[1]"
-    request = render(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+    request = render_request(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
     kept = connect(server)
     kept.sendall(request)
     assert read_answer(kept)[0] == 200
@@ -237,7 +236,7 @@ def test_without_a_free_descriptor_it_goes_on_with_the_connections_it_has(live_s
     kept.sendall(request)
     assert read_answer(kept)[0] == 200
     used = read_cpu_seconds(worker)
-    time.sleep(1)
+    time.sleep(1)  # the time in which it is measured how much the loop turns: nothing is waited for
     assert read_cpu_seconds(worker) - used < 0.5, "the loop must not turn as fast as it can"
     resource.prlimit(worker, resource.RLIMIT_NOFILE, (4096, 4096))
     others[-1].sendall(request)
@@ -260,9 +259,9 @@ def read_cpu_seconds(pid):
         (b"GET / HTTP/1.1\r\nA: %s\r\n\r\n" % (b"x" * 9000), 431, "headers_too_large"),
         (b"GET / HTTP/1.1\r\n%s\r\n" % (b"A: b\r\n" * 200), 431, "headers_too_large"),
         (b"x" * MAX_HEAD, 431, "headers_too_large"),
-        (render(b"", b"Content-Length: " + b"9" * 5000), 400, "bad_request"),
-        (render(b"", b"Transfer-Encoding: br"), 501, "transfer_coding_unsupported"),
-        (render(b"", b"Expect: a miracle"), 417, "expectation_failed"),
+        (render_request(b"", b"Content-Length: " + b"9" * 5000), 400, "bad_request"),
+        (render_request(b"", b"Transfer-Encoding: br"), 501, "transfer_coding_unsupported"),
+        (render_request(b"", b"Expect: a miracle"), 417, "expectation_failed"),
     ],
 )
 def test_what_the_parser_refuses_is_answered_like_every_error(live_server, connect, sent, status, error):

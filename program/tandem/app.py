@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 from collections.abc import Callable
-from functools import partial
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -62,7 +60,7 @@ def _add_routes(
     @app.post("/invocations")
     def invocations() -> Response:
         """Score one body."""
-        headers = request.headers
+        headers, client = request.headers, request.environ.get("gunicorn.socket")  # tandem.connection's
         caller = Caller(headers.get(CUSTOM_ATTRIBUTES, ""), headers.get(INFERENCE_ID, ""))
         answer = service.invoke(
             Request(
@@ -70,7 +68,7 @@ def _add_routes(
                 content_type=headers.get("Content-Type"),
                 accept=headers.get("Accept"),
                 caller=caller,
-                is_gone=partial(_has_hung_up, request.environ.get("gunicorn.socket")),
+                is_gone=client.has_hung_up if client else bool,
             ),
             settings.default_accept,
         )
@@ -154,18 +152,6 @@ def _read_body() -> bytes:
         raise UserError(
             f"the body could not be read ({type(error).__name__}); send all of it, as it is announced."
         ) from error
-
-
-def _has_hung_up(client: socket.socket | None) -> bool:
-    """Tell whether the caller has closed its side while it waits for the answer."""
-    if client is None:
-        return False
-    try:
-        return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
 
 
 def _make_error(status: int, kind: str, message: str) -> Response:

@@ -48,13 +48,22 @@ class Client(socket.socket):
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Receive, within the time set."""
-        if self._patience is None or flags:
+        if self._patience is None:
             return super().recv(size, flags)
         super().settimeout(self._patience)
         try:
-            return super().recv(size)
+            return super().recv(size, flags)
         finally:
             super().settimeout(None)
+
+    def has_hung_up(self) -> bool:
+        """Tell whether the client has closed its side."""
+        try:
+            return not super().recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send `data` with what was written before it: head and body come apart, and one packet will do.
@@ -137,19 +146,9 @@ class Connection(TConn):  # type: ignore[misc]
         end = self.reading.length if self.is_whole else None
         self.parser.unreader.feed(self.received[:end])
         self.received = self.received[end:] if end is not None else bytearray()
-        self.data_ready = True
 
     def start_next(self) -> bool:
         """Begin with what was read of a next request; tell whether there is anything."""
         self.received[:0] = self.parser.unreader.take_left()
         self.reading = Reading()
         return bool(self.received)
-
-    def has_hung_up(self) -> bool:
-        """Tell whether the client has closed its side."""
-        try:
-            return not self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True

@@ -31,8 +31,12 @@ class LingeringWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
     def murder_pending(self) -> None:
         """Close the connections that took too long."""
         super().murder_pending()
-        while self._lingering and self._lingering[0].timeout <= time.monotonic():
-            connection = self._lingering.popleft()
+        self.drop_late(self._lingering)
+
+    def drop_late(self, waiting: deque[Connection]) -> None:
+        """Close those whose time is over of connections that are watched, the first to run out first."""
+        while waiting and waiting[0].timeout <= time.monotonic():
+            connection = waiting.popleft()
             self.poller.unregister(connection.sock)
             self.drop(connection)
 

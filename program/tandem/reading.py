@@ -41,9 +41,8 @@ class Reading:
             self._read_head(bytes(received[: end + 2]))
         if self.length is None and not self._is_broken:
             self._read_chunks(received)
-        if self.length is None:
-            return self._is_broken or len(received) >= MAX_READ_AHEAD
-        return self._is_broken or len(received) >= min(self.length, MAX_READ_AHEAD)
+        needed = MAX_READ_AHEAD if self.length is None else min(self.length, MAX_READ_AHEAD)
+        return self._is_broken or len(received) >= needed
 
     def is_whole(self, received: bytearray) -> bool:
         """Tell whether all of the request is there."""

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 #: Requests handled at once beyond those that compute: while these talk HTTP, the cores have work.
 MORE_LANES = 1
+UNUSABLE = "the model cannot be used; the log has the cause."
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class ScoringService:
     def check(self) -> None:
         """Return if requests can be scored; raise `ModelNotReady` while loading, else `ModelError`."""
         if self.failure is not None:
-            raise ModelError("the model cannot be used; the log has the cause.")
+            raise ModelError(UNUSABLE)
         if not self._loaded.is_set():
             raise ModelNotReady("the model is still loading; try again in a second.")
 
@@ -161,7 +162,7 @@ class ScoringService:
                     raise describe_failure(error) from error
                 except BaseException as error:
                     self._fail(error)
-                    raise ModelError("the model cannot be used; the log has the cause.") from error
+                    raise ModelError(UNUSABLE) from error
         return merge_rows(predictions)
 
     def _score_in_batches(self, read: Callable[[], list[Any]], patience: Patience) -> Any:
@@ -245,5 +246,5 @@ class ScoringService:
             logger.error("%s", error)
         else:
             logger.error("the model cannot be used", exc_info=error)
-        self._batcher.fail_all(ModelError("the model cannot be used; the log has the cause."))
+        self._batcher.fail_all(ModelError(UNUSABLE))
         self._on_failure(error)

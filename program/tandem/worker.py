@@ -180,7 +180,7 @@ class ReadAheadWorker(LingeringWorker):
     def handle(self, connection: Connection) -> Any:
         """Handle the request that was read, and tell whether its connection is kept; runs in a thread."""
         waited = time.monotonic() - connection.since
-        if waited > LOOK_SECONDS and connection.has_hung_up():
+        if waited > LOOK_SECONDS and connection.sock.has_hung_up():
             return False
         if waited > self.app.patience:
             refusal = Overloaded(f"no answer within {self.app.patience:g} seconds; try again.")
@@ -204,10 +204,7 @@ class ReadAheadWorker(LingeringWorker):
     def murder_pending(self) -> None:
         """Close the connections that took too long to send a request, or to take an answer."""
         super().murder_pending()
-        while self._sending and self._sending[0].timeout <= time.monotonic():
-            connection = self._sending.popleft()
-            self.poller.unregister(connection.sock)
-            self.drop(connection)
+        self.drop_late(self._sending)
 
     def _finish(self, connection: Connection, keep: bool) -> None:  # noqa: FBT001
         """Go on with a connection whose request was handled."""

@@ -39,13 +39,10 @@ def _name(probabilities: Rows, labels: Sequence[str]) -> list[list[Any]]:
 
 
 def _best(row: Rows, labels: Sequence[str]) -> list[dict[str, Any]]:
-    negative = -row
-    if len(row) > LISTED:  # to find the best ten first takes a quarter of the time of sorting all
-        ordered = negative.copy()
-        ordered.partition(LISTED - 1)
-        candidates = (~(negative > ordered[LISTED - 1])).nonzero()[0]
-    else:
-        candidates = np.arange(len(row))
+    negative, last = -row, min(LISTED, len(row)) - 1
+    ordered = negative.copy()
+    ordered.partition(last)  # to find the best ten first takes a quarter of the time of sorting all
+    candidates = (~(negative > ordered[last])).nonzero()[0]
     best = candidates[negative[candidates].argsort(kind="stable")[:LISTED]].tolist()
     # str() of a float32 is the shortest text that reads back the same; float() alone would show 17 digits.
     return [{"label": labels[index], "probability": float(str(row[index]))} for index in best]
