@@ -446,7 +446,9 @@ def test_a_model_that_keras_refuses_is_refused_in_one_sentence(tmp_path, write, 
 
 
 def test_tensorflow_is_told_its_device_and_cores(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    """Where nothing is set; a test that ran before may have started TensorFlow in this process."""
+    for name in tensorflow_backend.environment(GPU, cores=3):
+        monkeypatch.delenv(name, raising=False)
     told = tensorflow_backend.environment(GPU, cores=3)
     assert told["CUDA_VISIBLE_DEVICES"] == "GPU-0"
     assert told["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
