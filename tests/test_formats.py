@@ -14,7 +14,7 @@ from tandem import formats
 from tandem.errors import ModelError, NotAcceptable, UnsupportedMediaType, UserError
 from tandem.formats import CSV, JSON, JSON_LINES, NPY, decode_rows, encode_rows, negotiate
 
-OFFERED = [JSON, JSON_LINES, CSV, NPY]
+OFFERED = (JSON, JSON_LINES, CSV, NPY)
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -104,11 +104,11 @@ def test_the_default_answers_where_the_caller_has_no_preference():
 
 
 def test_a_default_that_is_not_offered_gives_way_to_the_first_that_is():
-    assert negotiate(None, ["image/png", CSV], JSON) == "image/png"
+    assert negotiate(None, ("image/png", CSV), JSON) == "image/png"
 
 
 def test_the_type_is_spelled_as_the_algorithm_offers_it():
-    assert negotiate("application/jsonlines", ["application/x-ndjson"], JSON) == "application/x-ndjson"
+    assert negotiate("application/jsonlines", ("application/x-ndjson",), JSON) == "application/x-ndjson"
 
 
 @pytest.mark.parametrize(

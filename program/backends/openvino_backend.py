@@ -67,6 +67,8 @@ class OpenVINOEngine:
             self._calls += 1
         try:
             size = self.max_batch_rows
+            if len(rows) <= size:
+                return self._infer(compiled, rows)
             parts = [rows[start : start + size] for start in range(0, len(rows), size)]
             return np.concatenate([self._infer(compiled, part) for part in parts])
         finally:
@@ -87,8 +89,8 @@ class OpenVINOEngine:
         try:
             # Inputs are always shared: a request that once shared a small batch cannot copy a larger one.
             shared = self._tensor(np.ascontiguousarray(rows), shared_memory=True)
-            outputs = request.infer(shared, share_inputs=True, share_outputs=True)
-            return np.array(outputs[0], dtype=np.float32)
+            request.infer(shared, share_inputs=True, share_outputs=True)
+            return np.array(request.get_output_tensor().data, dtype=np.float32)
         finally:
             self._idle[compiled].append(request)
 

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -63,8 +63,8 @@ class Algorithm:
     metrics: Mapping[str, str]
     #: what a tuning job goes by: "Maximize" or "Minimize", and one of the metrics
     objective: tuple[str, str] | None
-    content_types: Sequence[str]
-    accepts: Sequence[str]
+    content_types: tuple[str, ...]
+    accepts: tuple[str, ...]
     max_batch_rows: int
 
     def require(self, *functions: str) -> Algorithm:

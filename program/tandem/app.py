@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -27,6 +28,20 @@ TRANSFORM_PAYLOAD_MB = 6
 TRANSFORMS = 16
 
 
+class _App(Flask):
+    """Flask without what it does for coroutines, in three places a request."""
+
+    def create_url_adapter(self, request: Any) -> Any:
+        """Match a request by its path and method alone: what the server is called plays no part."""
+        if request is None:
+            return super().create_url_adapter(request)
+        return self.url_map.bind("localhost", path_info=request.path, default_method=request.method)
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Give the function back, as none of ours is a coroutine."""
+        return func
+
+
 def create_app(
     service: ScoringService, settings: Settings, monitor: Monitor, is_complete: Callable[[], bool]
 ) -> Flask:
@@ -34,12 +49,30 @@ def create_app(
 
     `is_complete` tells whether all processes that serve here have loaded their models.
     """
-    app = Flask("tandem", static_folder=None)
+    app = _App("tandem", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_mb * 1024 * 1024 or None
     _add_routes(app, service, settings, is_complete)
     _add_descriptions(app, service, monitor)
     _add_error_handlers(app, settings)
+    app.wsgi_app = _watch(app.wsgi_app, monitor)  # type: ignore[method-assign]  # Flask's way to wrap an app
     return app
+
+
+def _watch(wsgi_app: Callable[..., Any], monitor: Monitor) -> Callable[..., Any]:
+    """Count requests to /invocations, and how long their answers take."""
+
+    def watch(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ["PATH_INFO"] != "/invocations":
+            return wsgi_app(environ, start_response)
+        begun = monitor.begin()
+
+        def finish(status: str, *arguments: Any) -> Any:
+            monitor.finish(int(status[:3]), begun)
+            return start_response(status, *arguments)
+
+        return wsgi_app(environ, finish)
+
+    return watch
 
 
 def _add_routes(
@@ -60,11 +93,12 @@ def _add_routes(
     @app.post("/invocations")
     def invocations() -> Response:
         """Score one body."""
-        headers, client = request.headers, request.environ.get("gunicorn.socket")  # tandem.connection's
+        headers, environ = request.headers, request.environ
+        client = environ.get("gunicorn.socket")  # tandem.connection's
         caller = Caller(headers.get(CUSTOM_ATTRIBUTES, ""), headers.get(INFERENCE_ID, ""))
         answer = service.invoke(
             Request(
-                body=_read_body(),
+                body=_read_body(environ),
                 content_type=headers.get("Content-Type"),
                 accept=headers.get("Accept"),
                 caller=caller,
@@ -86,17 +120,6 @@ def _add_routes(
 
 def _add_descriptions(app: Flask, service: ScoringService, monitor: Monitor) -> None:
     algorithm = service.algorithm
-
-    @app.before_request
-    def begin() -> None:
-        if request.path == "/invocations":
-            request.environ["tandem.begun"] = monitor.begin()
-
-    @app.after_request
-    def finish(response: Response) -> Response:
-        if "tandem.begun" in request.environ:
-            monitor.finish(response.status_code, request.environ["tandem.begun"])
-        return response
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -142,10 +165,13 @@ def _add_error_handlers(app: Flask, settings: Settings) -> None:
         return _make_error(500, TandemError.kind, "the server failed; its log has the details.")
 
 
-def _read_body() -> bytes:
+def _read_body(environ: dict[str, Any]) -> bytes:
     """Read the request's body; what keeps it from coming whole is the caller's fault."""
+    length, limit = request.content_length, request.max_content_length
     try:
-        return request.get_data(cache=False)
+        if length is None or (limit and length > limit):
+            return request.get_data(cache=False)  # which counts, and refuses
+        return environ["wsgi.input"].read(length)  # type: ignore[no-any-return]  # not copied by one that counts
     except HTTPException:
         raise
     except Exception as error:

@@ -5,6 +5,7 @@ Rows are an array, one row along its first axis, or a list with one item a row.
 
 import contextlib
 import csv
+import functools
 import io
 import json
 import math
@@ -29,6 +30,7 @@ NPY = "application/x-npy"
 SYNONYMS = dict.fromkeys(("application/x-jsonlines", "application/jsons", "application/x-ndjson"), JSON_LINES)
 # A closed list, because some of Python's codecs take quadratic time.
 CHARSETS = ("utf-8", "utf8", "us-ascii", "utf-16", "iso-8859-1", "iso-8859-15", "latin1", "windows-1252")
+MOST_HEADERS = 64  # kept with what was found in them, as callers send the same few again and again
 NUMERIC = "biufc"  # NumPy's kinds of numbers
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 NPY_FAULTS = (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
@@ -41,26 +43,34 @@ def parse_media_type(header: str | None) -> tuple[str, dict[str, str]]:
     return media_type.strip().lower(), parameters
 
 
+@functools.lru_cache(MOST_HEADERS)
 def canonical_media_type(header: str | None) -> str:
     """Return the header with its media type in lower case, by its usual name, and its parameters kept."""
     media_type, parameters = parse_media_type(header)
     return dump_options_header(SYNONYMS.get(media_type, media_type), parameters)
 
 
-def negotiate(accept: str | None, offered: Sequence[str], default: str) -> str:
+@functools.lru_cache(MOST_HEADERS)
+def name_media_type(header: str | None) -> str:
+    """Return the header's media type in lower case and by its usual name, without parameters."""
+    return canonical_media_type(header).partition(";")[0]
+
+
+@functools.lru_cache(MOST_HEADERS)
+def negotiate(accept: str | None, offered: tuple[str, ...], default: str) -> str:
     """Return which of the offered media types suits an `Accept` header best, as `offered` spells it.
 
     The default answers a missing header. Of types that the caller likes equally well, one named in full goes
     before one that a wildcard allows, then the default, then the order of `offered`. Parameters do not count.
     Raises NotAcceptable if none suits.
     """
-    ordered = sorted(offered, key=lambda kind: _name(kind) != _name(default))
+    ordered = sorted(offered, key=lambda kind: name_media_type(kind) != name_media_type(default))
     accept = (accept or "").replace("q=.", "q=0.")  # Java's default header has the short form
     if not accept.strip(" ,"):
         return ordered[0]
-    ranges = [(_name(item), quality) for item, quality in parse_accept_header(accept, MIMEAccept)]
-    best = max(ordered, key=lambda kind: _suitability(_name(kind), ranges))
-    if _suitability(_name(best), ranges)[0] == 0:
+    ranges = [(name_media_type(item), quality) for item, quality in parse_accept_header(accept, MIMEAccept)]
+    best = max(ordered, key=lambda kind: _suitability(name_media_type(kind), ranges))
+    if _suitability(name_media_type(best), ranges)[0] == 0:
         raise NotAcceptable(f"Accept is {accept!r:.200}; this model can answer with {', '.join(offered)}.")
     return best
 
@@ -88,17 +98,13 @@ def encode_rows(prediction: Any, accept: str) -> bytes:
     So batch transform's `AssembleWith: Line` makes no blank lines. NaN and infinities are null in JSON.
     Raises NotAcceptable for rows that the type cannot hold, ModelError for what is not rows at all.
     """
-    if _name(accept) not in ENCODERS:
+    if name_media_type(accept) not in ENCODERS:
         raise NotAcceptable(f"{accept!r:.200} cannot be written; expected one of {', '.join(ENCODERS)}.")
     if not isinstance(prediction, list | tuple) and hasattr(prediction, "__array__"):
         prediction = np.asarray(prediction)  # a framework's tensor, a data frame
     if not isinstance(prediction, list | tuple | np.ndarray) or getattr(prediction, "ndim", 1) == 0:
         raise ModelError(f"predict_fn gave a {type(prediction).__name__}; expected an array or list of rows.")
-    return ENCODERS[_name(accept)](prediction)
-
-
-def _name(media_type: str) -> str:
-    return canonical_media_type(media_type).partition(";")[0]
+    return ENCODERS[name_media_type(accept)](prediction)
 
 
 def _suitability(media_type: str, ranges: Sequence[tuple[str, float]]) -> tuple[float, int]:

@@ -81,9 +81,7 @@ class Callbacks(PollableMethodQueue):  # type: ignore[misc]  # gunicorn has no t
 
     def run_callbacks(self, _fileobj: Any, max_callbacks: int = 1024) -> None:
         """Make all calls that are left."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._read_fd, max_callbacks)
+        os.read(self._read_fd, max_callbacks)
         self._woken = False  # from here on, who leaves a call wakes the loop again
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._queue.get_nowait()()
+        for _ in range(self._queue.qsize()):
+            self._queue.get_nowait()()

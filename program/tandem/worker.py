@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.25
 #: Seconds that a client has to send its request, and to take more of its answer.
 REQUEST_SECONDS = 60.0
+#: Seconds between two looks at what has run out of time.
+HOUSEKEEPING_SECONDS = 0.05
 #: Seconds without new connections where no descriptor is free for them.
 PAUSE_SECONDS = 0.2
 
@@ -57,6 +59,8 @@ class ReadAheadWorker(LingeringWorker):
     def init_process(self) -> None:
         """Start in the new process, as no thread survives a fork."""
         self._health = Pool(1, "health", self._serve)
+        # Gunicorn looks a setting up in two calls, 25 times a request; from here on none changes.
+        self.cfg.__dict__.update((name, each.get()) for name, each in self.cfg.settings.items())
         super().init_process()
 
     def get_thread_pool(self) -> Pool:
@@ -68,6 +72,13 @@ class ReadAheadWorker(LingeringWorker):
         if time.monotonic() - self._notified > 1:
             self._notified = time.monotonic()
             super().notify()
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Take what comes for a while: what gunicorn sees to after each time can wait so long."""
+        super().wait_for_and_dispatch_events(timeout)
+        end = time.monotonic() + HOUSEKEEPING_SECONDS
+        while self.alive and (left := end - time.monotonic()) > 0:
+            super().wait_for_and_dispatch_events(left)
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection; it is idle, like one kept alive, until its first bytes come."""
@@ -85,6 +96,8 @@ class ReadAheadWorker(LingeringWorker):
         connection.set_timeout()
         self.keepalived_conns.append(connection)
         self.watch(connection, self.on_client_socket_readable)
+        if self.nr_conns >= self.worker_connections and self.alive:
+            self.set_accept_enabled(False)
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001  # gunicorn's signature
         """Accept or not; on the way out take what has connected already, as its requests may be sent.
@@ -190,6 +203,11 @@ class ReadAheadWorker(LingeringWorker):
         keep = super().handle(connection)
         connection.sock.flush()
         return keep
+
+    def handle_request(self, req: Any, conn: Connection) -> Any:
+        """Handle a request once its head is parsed; runs in a thread."""
+        conn.hand_over_body(req)
+        return super().handle_request(req, conn)
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Answer what the parser refused, or what broke outside the app; runs in a thread."""

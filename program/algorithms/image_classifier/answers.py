@@ -21,7 +21,7 @@ def write_answers(probabilities: Rows, accept: str, labels: Sequence[str]) -> by
 
     Raises `NotAcceptable` for a media type that is not in `ACCEPTS`.
     """
-    media_type, _ = formats.parse_media_type(formats.canonical_media_type(accept))
+    media_type = formats.name_media_type(accept)
     if media_type not in ARRANGEMENTS:
         raise NotAcceptable(f"{accept!r:.200} cannot be written; expected one of {', '.join(ARRANGEMENTS)}.")
     rows = ARRANGEMENTS[media_type](np.asarray(probabilities, dtype=np.float32), labels)

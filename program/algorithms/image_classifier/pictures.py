@@ -29,7 +29,7 @@ def read_pictures(body: bytes, content_type: str, spec: Preprocessing) -> Pixels
 
     Raises `UserError` naming the instance that cannot be read, and `UnsupportedMediaType`.
     """
-    media_type, _ = formats.parse_media_type(formats.canonical_media_type(content_type))
+    media_type = formats.name_media_type(content_type)
     read = READERS.get("image/*" if media_type.startswith("image/") else media_type)
     if read is None:
         raise UnsupportedMediaType(
