@@ -5,41 +5,22 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from flask import Flask, Response, jsonify, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException
 
-from tandem.algorithm import Caller
 from tandem.description import describe_service, make_openapi
-from tandem.errors import ModelNotReady, PayloadTooLarge, TandemError, UserError
+from tandem.errors import ModelNotReady, TandemError
+from tandem.invocations import ERROR, INFERENCE_ID, Invocations
 from tandem.monitoring import Monitor
-from tandem.scoring import Request, ScoringService
+from tandem.scoring import ScoringService
 from tandem.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: SageMaker's header that names a request, and the one that algorithms read and answer with.
-INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
-CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
-
 #: Batch transform's own default payload, and how many at once; it refuses a product above 100 MB.
 TRANSFORM_PAYLOAD_MB = 6
 TRANSFORMS = 16
-
-
-class _App(Flask):
-    """Flask without what it does for coroutines, in three places a request."""
-
-    def create_url_adapter(self, request: Any) -> Any:
-        """Match a request by its path and method alone: what the server is called plays no part."""
-        if request is None:
-            return super().create_url_adapter(request)
-        return self.url_map.bind("localhost", path_info=request.path, default_method=request.method)
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Give the function back, as none of ours is a coroutine."""
-        return func
 
 
 def create_app(
@@ -49,30 +30,13 @@ def create_app(
 
     `is_complete` tells whether all processes that serve here have loaded their models.
     """
-    app = _App("tandem", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_payload_mb * 1024 * 1024 or None
+    app = Flask("tandem", static_folder=None)
     _add_routes(app, service, settings, is_complete)
     _add_descriptions(app, service, monitor)
-    _add_error_handlers(app, settings)
-    app.wsgi_app = _watch(app.wsgi_app, monitor)  # type: ignore[method-assign]  # Flask's way to wrap an app
+    _add_error_handlers(app)
+    # Flask's way to put something before an app.
+    app.wsgi_app = Invocations(app.wsgi_app, service, settings, monitor)  # type: ignore[method-assign]
     return app
-
-
-def _watch(wsgi_app: Callable[..., Any], monitor: Monitor) -> Callable[..., Any]:
-    """Count requests to /invocations, and how long their answers take."""
-
-    def watch(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        if environ["PATH_INFO"] != "/invocations":
-            return wsgi_app(environ, start_response)
-        begun = monitor.begin()
-
-        def finish(status: str, *arguments: Any) -> Any:
-            monitor.finish(int(status[:3]), begun)
-            return start_response(status, *arguments)
-
-        return wsgi_app(environ, finish)
-
-    return watch
 
 
 def _add_routes(
@@ -92,24 +56,8 @@ def _add_routes(
 
     @app.post("/invocations")
     def invocations() -> Response:
-        """Score one body."""
-        headers, environ = request.headers, request.environ
-        client = environ.get("gunicorn.socket")  # tandem.connection's
-        caller = Caller(headers.get(CUSTOM_ATTRIBUTES, ""), headers.get(INFERENCE_ID, ""))
-        answer = service.invoke(
-            Request(
-                body=_read_body(environ),
-                content_type=headers.get("Content-Type"),
-                accept=headers.get("Accept"),
-                caller=caller,
-                is_gone=client.has_hung_up if client else bool,
-            ),
-            settings.default_accept,
-        )
-        response = Response(answer.body, content_type=answer.content_type)
-        if caller.custom_attributes:
-            response.headers[CUSTOM_ATTRIBUTES] = caller.custom_attributes
-        return response
+        """Give the shape of errors to what went wrong; `Invocations` answers what did not."""
+        raise request.environ[ERROR]
 
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
@@ -138,17 +86,10 @@ def _add_descriptions(app: Flask, service: ScoringService, monitor: Monitor) -> 
         return jsonify(make_openapi(algorithm.content_types, algorithm.accepts))
 
 
-def _add_error_handlers(app: Flask, settings: Settings) -> None:
+def _add_error_handlers(app: Flask) -> None:
     @app.errorhandler(TandemError)
     def show_tandem_error(error: TandemError) -> Response:
         return _make_error(error.status, error.kind, str(error))
-
-    @app.errorhandler(RequestEntityTooLarge)
-    def show_too_large(_error: RequestEntityTooLarge) -> Response:
-        limit = f"{settings.max_payload_mb} MB"
-        return show_tandem_error(
-            PayloadTooLarge(f"the body is over {limit}; send less, or raise SAGEMAKER_MAX_PAYLOAD_IN_MB.")
-        )
 
     @app.errorhandler(HTTPException)
     def show_http_error(error: HTTPException) -> Response:
@@ -163,21 +104,6 @@ def _add_error_handlers(app: Flask, settings: Settings) -> None:
     def show_any_error(error: Exception) -> Response:
         logger.error("a request failed", exc_info=error)
         return _make_error(500, TandemError.kind, "the server failed; its log has the details.")
-
-
-def _read_body(environ: dict[str, Any]) -> bytes:
-    """Read the request's body; what keeps it from coming whole is the caller's fault."""
-    length, limit = request.content_length, request.max_content_length
-    try:
-        if length is None or (limit and length > limit):
-            return request.get_data(cache=False)  # which counts, and refuses
-        return environ["wsgi.input"].read(length)  # type: ignore[no-any-return]  # not copied by one that counts
-    except HTTPException:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"the body could not be read ({type(error).__name__}); send all of it, as it is announced."
-        ) from error
 
 
 def _make_error(status: int, kind: str, message: str) -> Response:
