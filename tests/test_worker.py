@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import resource
 import socket
 import struct
@@ -32,12 +33,22 @@ def connect():
 def read_answer(client):
     """Give (status, body) of one answer with a Content-Length."""
     with client.makefile("rb") as stream:
-        status = int(stream.readline().split()[1])
-        length = 0
-        while (line := stream.readline()) not in {b"\r\n", b""}:
-            if line.lower().startswith(b"content-length:"):
-                length = int(line.split(b":")[1])
-        return status, stream.read(length)
+        return read_stream(stream)
+
+
+def read_stream(stream):
+    status = int(stream.readline().split()[1])
+    length = 0
+    while (line := stream.readline()) not in {b"\r\n", b""}:
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    return status, stream.read(length)
+
+
+def read_cpu(process):
+    """Give the seconds of CPU that a process has used."""
+    used = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
 
 
 def test_slow_clients_cost_nobody_anything(live_server, connect):
@@ -178,6 +189,34 @@ def test_a_connection_is_kept_for_many_requests_in_pieces_or_together(live_serve
         piece = client.recv(4096)
         assert piece, received
         received += piece
+
+
+def test_what_comes_while_a_request_is_handled_waits_for_its_turn(live_server, connect):
+    """More of it than the loop keeps, and in the middle of a request."""
+    server = live_server("slow_row")
+    texts = [letter * 300_000 for letter in "abc"]
+    late = b"".join(post(json.dumps([0, text]).encode()) for text in texts)
+    client = connect(server, post(b"[0.5]"))
+    wait_for(lambda: server.read_metric("tandem_in_flight") == 1, "a request in progress")
+    client.sendall(late[:-1000])
+    with client.makefile("rb") as stream:
+        assert read_stream(stream) == (200, b'{"predictions": [0.5]}')
+        for text in texts[:2]:
+            assert read_stream(stream) == (200, json.dumps({"predictions": [0, text]}).encode())
+        client.sendall(late[-1000:])
+        assert read_stream(stream) == (200, json.dumps({"predictions": [0, texts[2]]}).encode())
+
+
+def test_a_client_that_leaves_while_its_request_is_handled_keeps_no_loop_busy(live_server, connect):
+    server = live_server("any_thread")
+    client = connect(server, post(b"[2]"))
+    wait_for(lambda: server.read_metric("tandem_in_flight") == 1, "a request in progress")
+    (worker,) = server.list_processes()[1:]
+    before = read_cpu(worker)
+    client.close()
+    wait_for(lambda: server.read_metric("tandem_in_flight") == 0, "it to be done with")
+    assert read_cpu(worker) - before < 1
+    assert server.invoke(b"[0]")[0] == 200
 
 
 def test_bodies_of_every_kind_arrive_whole(live_server, connect):

@@ -81,7 +81,8 @@ class Client(socket.socket):
     def flush(self) -> None:
         """Send what the client takes at once; the rest stays in `unsent`, or nothing where it is gone."""
         try:
-            del self.unsent[: self.send_now(self.unsent)]
+            if self.unsent:
+                del self.unsent[: self.send_now(self.unsent)]
         except BlockingIOError:
             pass
         except OSError:
@@ -118,7 +119,9 @@ class _Unreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
 class Connection(TConn):  # type: ignore[misc]
     """A connection and what of its next request has been read.
 
-    `since` when the request has waited for a thread, and the threads of which `pool` will handle it.
+    `since` when the request has waited for a thread, and the threads of which `pool` will handle it. What
+    comes while it `is_handled` is kept `ahead`; `has_ended` tells that the client has closed its side by
+    then. The loop's are the events it is `watched_for` and the `callback` that they call.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -127,6 +130,11 @@ class Connection(TConn):  # type: ignore[misc]
         self.reading = Reading()
         self.since = 0.0
         self.pool: Any = None
+        self.watched_for = 0
+        self.callback: Any = None
+        self.is_handled = False
+        self.has_ended = False
+        self.ahead = bytearray()
 
     def take(self, chunk: memoryview) -> bool:
         """Take bytes that came; tell whether a thread can go on."""
@@ -168,5 +176,8 @@ class Connection(TConn):  # type: ignore[misc]
     def start_next(self) -> bool:
         """Begin with what was read of a next request; tell whether there is anything."""
         self.received[:0] = self.parser.unreader.take_left()
+        if self.ahead:
+            self.received += self.ahead
+            self.ahead = bytearray()
         self.reading = Reading()
         return bool(self.received)

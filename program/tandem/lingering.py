@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import selectors
 import socket
 import time
 from collections import deque
-from functools import partial
 from typing import Any
 
-from gunicorn.workers.gthread import ThreadWorker
-
 from tandem.connection import Connection
+from tandem.loop import LoopWorker
 
-#: Bytes one connection may give the loop before another one has its turn.
-TURN = 256 * 1024
 #: Seconds that a client has to close its side after the last answer.
 LINGER_SECONDS = 2.0
 
 
-class LingeringWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+class LingeringWorker(LoopWorker):
     """A thread worker whose loop lets connections linger until their clients have closed their side, too."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        #: Where the loop receives.
-        self.room = memoryview(bytearray(TURN))
         self._lingering: deque[Connection] = deque()
 
     def murder_pending(self) -> None:
         """Close the connections that took too long."""
         super().murder_pending()
         self.drop_late(self._lingering)
-
-    def drop_late(self, waiting: deque[Connection]) -> None:
-        """Close those whose time is over of connections that are watched, the first to run out first."""
-        while waiting and waiting[0].timeout <= time.monotonic():
-            connection = waiting.popleft()
-            self.poller.unregister(connection.sock)
-            self.drop(connection)
 
     def linger(self, connection: Connection) -> None:
         """Close our side, and the socket when the client has closed its own.
@@ -62,15 +48,5 @@ class LingeringWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no ty
         except OSError:
             ended = True
         if ended:
-            self.poller.unregister(client)
             self._lingering.remove(connection)
             self.drop(connection)
-
-    def watch(self, connection: Connection, callback: Any) -> None:
-        """Have `callback(connection, client)` called when bytes come."""
-        self.poller.register(connection.sock, selectors.EVENT_READ, partial(callback, connection))
-
-    def drop(self, connection: Connection) -> None:
-        """Close a connection that nothing watches any more."""
-        self.nr_conns -= 1
-        connection.close()

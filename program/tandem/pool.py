@@ -72,16 +72,28 @@ class Callbacks(PollableMethodQueue):  # type: ignore[misc]  # gunicorn has no t
         self._woken = False
 
     def defer(self, callback: Any, *arguments: Any) -> None:
-        """Leave a call for the loop."""
+        """Leave a call for the loop, and wake it."""
+        self.leave(callback, *arguments)
+        self.wake()
+
+    def leave(self, callback: Any, *arguments: Any) -> None:
+        """Leave a call that may wait until something else wakes the loop."""
         self._queue.put(partial(callback, *arguments))
+
+    def wake(self) -> None:
+        """Wake the loop, if nobody has."""
         if not self._woken:
             self._woken = True
             with contextlib.suppress(OSError):  # the loop has ended
                 os.write(self._write_fd, b"\0")
 
     def run_callbacks(self, _fileobj: Any, max_callbacks: int = 1024) -> None:
-        """Make all calls that are left."""
+        """Make all calls that are left, for which the loop was woken."""
         os.read(self._read_fd, max_callbacks)
         self._woken = False  # from here on, who leaves a call wakes the loop again
+        self.drain()
+
+    def drain(self) -> None:
+        """Make all calls that are left."""
         for _ in range(self._queue.qsize()):
             self._queue.get_nowait()()

@@ -14,13 +14,15 @@ import struct
 import time
 from collections import deque
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
+
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
 
 from tandem.connection import Client, Connection
 from tandem.errors import Overloaded
 from tandem.lingering import LingeringWorker
-from tandem.pool import Callbacks, Pool
+from tandem.loop import TURN
+from tandem.pool import Pool
 from tandem.refusals import ENDLESS, OVERLOADED, describe_refusal, render_refusal
 
 logger = logging.getLogger(__name__)
@@ -29,8 +31,6 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.25
 #: Seconds that a client has to send its request, and to take more of its answer.
 REQUEST_SECONDS = 60.0
-#: Seconds between two looks at what has run out of time.
-HOUSEKEEPING_SECONDS = 0.05
 #: Seconds without new connections where no descriptor is free for them.
 PAUSE_SECONDS = 0.2
 
@@ -51,34 +51,17 @@ class ReadAheadWorker(LingeringWorker):
         super().__init__(*arguments, **options)
         self.tpool: Pool
         self._lanes: Pool | None = None
-        self._notified = 0.0
         self._accept_again = 0.0
         self._sending: deque[Connection] = deque()
-        self.method_queue = Callbacks()
 
     def init_process(self) -> None:
         """Start in the new process, as no thread survives a fork."""
         self._health = Pool(1, "health", self._serve)
-        # Gunicorn looks a setting up in two calls, 25 times a request; from here on none changes.
-        self.cfg.__dict__.update((name, each.get()) for name, each in self.cfg.settings.items())
         super().init_process()
 
     def get_thread_pool(self) -> Pool:
         """Give the threads for what may have to wait."""
         return Pool(self.cfg.threads, "request", self._serve)
-
-    def notify(self) -> None:
-        """Tell the master that the loop turns; once a second will do."""
-        if time.monotonic() - self._notified > 1:
-            self._notified = time.monotonic()
-            super().notify()
-
-    def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Take what comes for a while: what gunicorn sees to after each time can wait so long."""
-        super().wait_for_and_dispatch_events(timeout)
-        end = time.monotonic() + HOUSEKEEPING_SECONDS
-        while self.alive and (left := end - time.monotonic()) > 0:
-            super().wait_for_and_dispatch_events(left)
 
     def accept(self, listener: socket.socket) -> None:
         """Take a new connection; it is idle, like one kept alive, until its first bytes come."""
@@ -93,9 +76,7 @@ class ReadAheadWorker(LingeringWorker):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _REQUEST_TIMEVAL)
         self.nr_conns += 1
         connection = Connection(self.cfg, client, address, listener.getsockname())
-        connection.set_timeout()
-        self.keepalived_conns.append(connection)
-        self.watch(connection, self.on_client_socket_readable)
+        self._keep_alive(connection)
         if self.nr_conns >= self.worker_connections and self.alive:
             self.set_accept_enabled(False)
 
@@ -122,6 +103,9 @@ class ReadAheadWorker(LingeringWorker):
             return
         except OSError:
             count = 0
+        if connection.is_handled:
+            self._keep_ahead(connection, count)
+            return
         if not connection.received:
             self.keepalived_conns.remove(connection)
             self._await_rest(connection)
@@ -129,12 +113,18 @@ class ReadAheadWorker(LingeringWorker):
         if not ready:
             connection.let_go_on()
             return
-        self.poller.unregister(client)
         self.pending_conns.remove(connection)
         if count:
             self.enqueue_req(connection)
         else:
             self.drop(connection)
+
+    def _keep_ahead(self, connection: Connection, count: int) -> None:
+        """Keep what a client sends while its request is handled: mostly, as it has its answer already."""
+        connection.ahead += self.room[:count]
+        connection.has_ended = not count
+        if connection.has_ended or len(connection.ahead) >= TURN:
+            self.unwatch(connection)
 
     def _await_rest(self, connection: Connection) -> None:
         connection.timeout = time.monotonic() + REQUEST_SECONDS
@@ -143,6 +133,8 @@ class ReadAheadWorker(LingeringWorker):
     def enqueue_req(self, connection: Connection) -> None:
         """Give a request to its thread: health to its own, others to a free one, or else refuse it."""
         connection.pool = pool = self._find_pool(connection)
+        if not connection.is_whole:
+            self.unwatch(connection)  # its thread reads on
         if not connection.reading.has_head:
             self._refuse(connection, ENDLESS)
         elif pool is not self._health and self._count_busy() >= self.cfg.threads:
@@ -151,6 +143,7 @@ class ReadAheadWorker(LingeringWorker):
             connection.since = time.monotonic()
             try:
                 pool.submit(connection)
+                connection.is_handled = True
             except RuntimeError:  # no thread can be started
                 self._refuse(connection, OVERLOADED)
 
@@ -188,7 +181,11 @@ class ReadAheadWorker(LingeringWorker):
         except BaseException:
             logger.exception("a connection failed")
             keep = False
-        self.method_queue.defer(self._finish, connection, keep)
+        self.method_queue.leave(self._finish, connection, keep)
+        # A client that has all of its answer asks again, which wakes the loop anyway.
+        is_quiet = connection.watched_for and not connection.ahead and not connection.sock.unsent
+        if not (keep and is_quiet and self.alive):
+            self.method_queue.wake()
 
     def handle(self, connection: Connection) -> Any:
         """Handle the request that was read, and tell whether its connection is kept; runs in a thread."""
@@ -227,6 +224,7 @@ class ReadAheadWorker(LingeringWorker):
     def _finish(self, connection: Connection, keep: bool) -> None:  # noqa: FBT001
         """Go on with a connection whose request was handled."""
         connection.pool.done()
+        connection.is_handled = False
         self._end_request(connection, keep)
 
     def _end_request(self, connection: Connection, keep: bool) -> None:  # noqa: FBT001
@@ -234,25 +232,33 @@ class ReadAheadWorker(LingeringWorker):
         if connection.sock.unsent:
             connection.timeout = time.monotonic() + REQUEST_SECONDS
             self._sending.append(connection)
-            sending = partial(self._on_sending_socket_writable, connection, keep)
-            self.poller.register(connection.sock, selectors.EVENT_WRITE, sending)
+            self.watch(connection, partial(self._on_sending_socket_writable, keep), selectors.EVENT_WRITE)
         elif not keep:
             self.linger(connection)
         elif not connection.start_next():
-            self.finish_request(connection, _KEPT)
+            self._keep_alive(connection)
         elif connection.reading.is_ready(connection.received):
             self.enqueue_req(connection)
+        elif connection.has_ended:
+            self.drop(connection)
         else:
             self._await_rest(connection)
             connection.let_go_on()
             self.watch(connection, self.on_client_socket_readable)
 
-    def _on_sending_socket_writable(self, connection: Connection, keep: bool, client: Client) -> None:  # noqa: FBT001
+    def _on_sending_socket_writable(self, keep: bool, connection: Connection, client: Client) -> None:  # noqa: FBT001
         client.flush()
-        self.poller.unregister(client)
+        self.unwatch(connection)
         self._sending.remove(connection)
         self._end_request(connection, keep)
 
-
-#: What gunicorn asks after a request whose connection is kept.
-_KEPT = SimpleNamespace(result=lambda: True, cancelled=lambda: False)
+    def _keep_alive(self, connection: Connection) -> None:
+        """Wait for a next request, on the way out only shortly."""
+        if connection.has_ended:
+            self.drop(connection)
+            return
+        connection.set_timeout()
+        if not self.alive:
+            connection.timeout = min(connection.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+        self.keepalived_conns.append(connection)
+        self.watch(connection, self.on_client_socket_readable)
