@@ -233,7 +233,7 @@ def test_a_long_request_ends_between_its_parts_once_it_may_not_go_on(ready):
 def test_who_waits_for_a_place_waits_no_longer_than_a_request_may(ready):
     """Nor for a caller that hung up; the places are free again afterwards."""
     service = ready("any_thread", timeout=0.6)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(service.lanes) as pool:
         busy = [pool.submit(ask, service, [1.5]) for _ in range(service.lanes)]
         wait_for(lambda: len(any_thread.computed) == service.lanes, "every place to be taken")
         with pytest.raises(Overloaded, match="hung up"):

@@ -106,16 +106,16 @@ def test_what_waits_for_a_lane_is_counted_and_dropped_in_time(live_server, conne
     """Nobody computes for a caller that hung up, or that has waited too long and is told so."""
     server = live_server("any_thread", SERVER_THREADS="16", SAGEMAKER_MODEL_SERVER_TIMEOUT="1")
     with ThreadPoolExecutor(8) as pool:
-        first = [pool.submit(server.invoke, b"[1.5]") for _ in range(2)]  # a core, and one lane more
-        wait_for(lambda: server.read_metric("tandem_in_flight") == 2, "two requests in progress")
+        first = [pool.submit(server.invoke, b"[1.5]") for _ in range(3)]  # a core, and two lanes more
+        wait_for(lambda: server.read_metric("tandem_in_flight") == 3, "three requests in progress")
         connect(server, post(b'["never computed"]')).close()
         late = [pool.submit(server.invoke, b'["too late"]') for _ in range(2)]
         wait_for(lambda: server.read_metric("tandem_queued_rows") == 3, "three that wait")
-        assert [future.result(30)[0] for future in first] == [200] * 2
+        assert [future.result(30)[0] for future in first] == [200] * 3
         for status, headers, body in (future.result(30) for future in late):
             assert (status, headers["Retry-After"]) == (503, "1")
             assert "no answer within 1 seconds" in json.loads(body)["message"]
-    assert server.read_metric('tandem_requests_total{status="200"}') == 2
+    assert server.read_metric('tandem_requests_total{status="200"}') == 3
     assert server.ping() == 200
 
 

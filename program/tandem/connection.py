@@ -96,10 +96,9 @@ class _Unreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(client)
         self._pieces: deque[bytes] = deque()
 
-    def feed(self, received: bytearray) -> None:
+    def feed(self, *pieces: bytes) -> None:
         """Take what the loop has read: the head apart, or the parser would copy the body with it."""
-        head, end, body = received.partition(b"\r\n\r\n")
-        self._pieces += [bytes(piece) for piece in (head + end, body) if piece]
+        self._pieces += filter(None, pieces)
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         return self._pieces.popleft() if self._pieces else super().chunk(size_hint)
@@ -159,7 +158,9 @@ class Connection(TConn):  # type: ignore[misc]
             self.init()
             self.parser.unreader = _Unreader(self.sock)
         end = self.reading.length if self.is_whole else None
-        self.parser.unreader.feed(self.received[:end])
+        with memoryview(self.received) as received:
+            body = bytes(received[self.reading.head : end])
+            self.parser.unreader.feed(bytes(received[: self.reading.head]), body)
         self.received = self.received[end:] if end is not None else bytearray()
 
     def hand_over_body(self, request: Any) -> None:

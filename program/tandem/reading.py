@@ -20,7 +20,8 @@ class Reading:
     """What has been found in a request so far; whether it is valid is for the parser to say."""
 
     def __init__(self) -> None:
-        self.has_head = False
+        #: Bytes of its head, once all of it is there.
+        self.head = 0
         #: Bytes from its beginning to the end of its body, once they are known.
         self.length: int | None = None
         #: Whether its client sends the body only when it is told to go on.
@@ -34,7 +35,7 @@ class Reading:
         That is so for a whole request, for one that is longer than the loop reads ahead, and for one that
         the parser will refuse. Each call goes on where the last one ended.
         """
-        if not self.has_head:
+        if not self.head:
             end = received.find(b"\r\n\r\n", 0, MAX_HEAD)
             if end < 0:
                 return len(received) >= MAX_HEAD
@@ -49,14 +50,13 @@ class Reading:
         return self.length is not None and len(received) >= self.length
 
     def _read_head(self, head: bytes) -> None:
-        self.has_head = True
-        self._chunk = len(head) + 2
+        self.head = self._chunk = len(head) + 2
         if expected := _EXPECT.search(head):
             self.awaits_word = expected[1].strip().lower() == b"100-continue"
             self._is_broken = not self.awaits_word
         if not _CHUNKED.search(head):
             length = _LENGTH.search(head)
-            self.length = len(head) + 2 + int(length[1] if length else 0)
+            self.length = self.head + int(length[1] if length else 0)
 
     def _read_chunks(self, received: bytearray) -> None:
         while (end := received.find(b"\r\n", self._chunk, self._chunk + MAX_CHUNK_LINE)) >= 0:

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 #: Requests handled at once beyond those that compute: while these talk HTTP, the cores have work.
-MORE_LANES = 1
+MORE_LANES = 2
 UNUSABLE = "the model cannot be used; the log has the cause."
 
 

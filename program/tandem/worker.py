@@ -135,7 +135,7 @@ class ReadAheadWorker(LingeringWorker):
         connection.pool = pool = self._find_pool(connection)
         if not connection.is_whole:
             self.unwatch(connection)  # its thread reads on
-        if not connection.reading.has_head:
+        if not connection.reading.head:
             self._refuse(connection, ENDLESS)
         elif pool is not self._health and self._count_busy() >= self.cfg.threads:
             self._refuse(connection, OVERLOADED)
