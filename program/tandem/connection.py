@@ -163,6 +163,13 @@ class Connection(TConn):  # type: ignore[misc]
             self.parser.unreader.feed(bytes(received[: self.reading.head]), body)
         self.received = self.received[end:] if end is not None else bytearray()
 
+    def take_body(self) -> bytes:
+        """Take the body of a whole request, in a thread; what follows it stays."""
+        with memoryview(self.received) as received:
+            body = bytes(received[self.reading.head : self.reading.length])
+        self.received = self.received[self.reading.length :]
+        return body
+
     def hand_over_body(self, request: Any) -> None:
         """Let a parsed request's body be read as the one piece that it is here already.
 
@@ -176,7 +183,8 @@ class Connection(TConn):  # type: ignore[misc]
 
     def start_next(self) -> bool:
         """Begin with what was read of a next request; tell whether there is anything."""
-        self.received[:0] = self.parser.unreader.take_left()
+        if self.initialized:
+            self.received[:0] = self.parser.unreader.take_left()
         if self.ahead:
             self.received += self.ahead
             self.ahead = bytearray()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from tandem.plain import Environ, read_plain
+
 #: A request's head, and all of a request, that the loop reads; a thread reads what is beyond.
 MAX_HEAD = 64 * 1024
 MAX_READ_AHEAD = 8 * 1024 * 1024
@@ -22,6 +24,8 @@ class Reading:
     def __init__(self) -> None:
         #: Bytes of its head, once all of it is there.
         self.head = 0
+        #: What is in the head of a plain request for scoring, the same moment.
+        self.plain: Environ | None = None
         #: Bytes from its beginning to the end of its body, once they are known.
         self.length: int | None = None
         #: Whether its client sends the body only when it is told to go on.
@@ -51,6 +55,10 @@ class Reading:
 
     def _read_head(self, head: bytes) -> None:
         self.head = self._chunk = len(head) + 2
+        self.plain = read_plain(head)
+        if self.plain is not None:
+            self.length = self.head + int(self.plain["CONTENT_LENGTH"])
+            return
         if expected := _EXPECT.search(head):
             self.awaits_word = expected[1].strip().lower() == b"100-continue"
             self._is_broken = not self.awaits_word

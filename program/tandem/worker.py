@@ -22,6 +22,7 @@ from tandem.connection import Client, Connection
 from tandem.errors import Overloaded
 from tandem.lingering import LingeringWorker
 from tandem.loop import TURN
+from tandem.plain import answer_plain
 from tandem.pool import Pool
 from tandem.refusals import ENDLESS, OVERLOADED, describe_refusal, render_refusal
 
@@ -164,7 +165,7 @@ class ReadAheadWorker(LingeringWorker):
             return self.tpool
         if _HEALTH.match(connection.received):
             return self._health
-        if not connection.received.startswith(_SCORING):
+        if connection.reading.plain is None and not connection.received.startswith(_SCORING):
             return self.tpool
         if self._lanes is None and (lanes := self.app.count_lanes()):
             self._lanes = Pool(lanes, "lane", self._serve)
@@ -196,9 +197,20 @@ class ReadAheadWorker(LingeringWorker):
             refusal = Overloaded(f"no answer within {self.app.patience:g} seconds; try again.")
             self.handle_error(None, connection.sock, None, refusal)
             return False
-        connection.start()
-        keep = super().handle(connection)
+        if connection.reading.plain is not None and connection.is_whole:
+            keep = self._handle_plain(connection, connection.reading.plain)
+        else:
+            connection.start()
+            keep = super().handle(connection)
         connection.sock.flush()
+        return keep
+
+    def _handle_plain(self, connection: Connection, environ: dict[str, Any]) -> bool:
+        """Handle a request that needs nothing of gunicorn's; runs in a thread."""
+        keep = bool(self.alive and len(self.keepalived_conns) < self.max_keepalived)
+        environ["gunicorn.socket"] = connection.sock
+        for piece in answer_plain(self.wsgi, environ, connection.take_body(), keep=keep):
+            connection.sock.unsent += piece
         return keep
 
     def handle_request(self, req: Any, conn: Connection) -> Any:
