@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import socket
 from collections import deque
 from typing import Any
 
-from gunicorn.http.body import LengthReader
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
 
@@ -103,11 +101,6 @@ class _Unreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types
     def chunk(self, size_hint: int | None = None) -> bytes:
         return self._pieces.popleft() if self._pieces else super().chunk(size_hint)
 
-    def take_body(self, length: int) -> bytes | None:
-        """Give a body of so many bytes if that is what was read after the head."""
-        is_next = len(self._pieces) == 1 and len(self._pieces[0]) == length and not self.buf.getbuffer()
-        return self._pieces.pop() if is_next else None
-
     def take_left(self) -> bytes:
         """Give back what was read and not used: the beginning of a next request."""
         left = b"".join([self.take_buffered(), *self._pieces])
@@ -157,29 +150,16 @@ class Connection(TConn):  # type: ignore[misc]
         if not self.initialized:
             self.init()
             self.parser.unreader = _Unreader(self.sock)
-        end = self.reading.length if self.is_whole else None
-        with memoryview(self.received) as received:
-            body = bytes(received[self.reading.head : end])
-            self.parser.unreader.feed(bytes(received[: self.reading.head]), body)
-        self.received = self.received[end:] if end is not None else bytearray()
+        head = bytes(self.received[: self.reading.head])
+        self.parser.unreader.feed(head, self.take_body())
 
     def take_body(self) -> bytes:
-        """Take the body of a whole request, in a thread; what follows it stays."""
+        """Take what is here of a request's body, in a thread; what follows it stays."""
+        end = self.reading.length if self.is_whole else len(self.received)
         with memoryview(self.received) as received:
-            body = bytes(received[self.reading.head : self.reading.length])
-        self.received = self.received[self.reading.length :]
+            body = bytes(received[self.reading.head : end])
+        self.received = self.received[end:]
         return body
-
-    def hand_over_body(self, request: Any) -> None:
-        """Let a parsed request's body be read as the one piece that it is here already.
-
-        Gunicorn would put it together again from parts, and each of them is a copy.
-        """
-        reader = request.body.reader
-        if isinstance(reader, LengthReader):
-            body = self.parser.unreader.take_body(reader.length)
-            if body is not None:
-                request.body = io.BytesIO(body)
 
     def start_next(self) -> bool:
         """Begin with what was read of a next request; tell whether there is anything."""

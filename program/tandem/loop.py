@@ -31,12 +31,6 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.method_queue = Callbacks()
         self._notified = 0.0
 
-    def init_process(self) -> None:
-        """Start in the new process."""
-        # Gunicorn looks a setting up in two calls, 25 times a request; from here on none changes.
-        self.cfg.__dict__.update((name, each.get()) for name, each in self.cfg.settings.items())
-        super().init_process()
-
     def notify(self) -> None:
         """Tell the master that the loop turns; once a second will do."""
         if time.monotonic() - self._notified > 1:

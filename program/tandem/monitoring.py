@@ -24,8 +24,6 @@ _SHARED_BYTES = 1 << 16
 #: Seconds, from a row of numbers to what the platform lets a request take.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-#: So many notes are counted at once: quick by then, and nobody waits long for the interpreter.
-NOTES = 100
 #: CloudWatch takes so many values of a metric in one line.
 EMF_VALUES = 100
 
@@ -60,9 +58,6 @@ class Monitor:
 
     It shows what it saw to Prometheus on request, and to CloudWatch as a line on standard output every
     `emf_seconds`, if that is not 0: those lines need no network and no agent.
-
-    What a request's thread tells is only noted, and counted with others' notes: by whoever finds
-    `NOTES` of them, by who asks, and where others ask for this process, too, once a second.
     """
 
     def __init__(self, device: str, emf_seconds: float = 0) -> None:
@@ -92,48 +87,29 @@ class Monitor:
         devices = Gauge("tandem_device", "Processes by the device they compute on.", ["device"], **live)
         devices.labels(device).set(1)
         self._children: dict[str, Any] = {"rows": self._rows}
-        self._notes: deque[tuple[Callable[[Any, float], None], Any, float]] = deque()
         self._tally: Tally[str] = Tally()
         self._milliseconds: deque[float] = deque(maxlen=EMF_VALUES)
-        if SHARED_FOLDER in os.environ:
-            self._repeat(1, self._count)
         if emf_seconds:
-            self._repeat(emf_seconds, lambda: logger.info("%s", self.render_emf()))
+            threading.Thread(target=self._emit, args=(emf_seconds,), name="emf", daemon=True).start()
 
     def observe(self, what: str, value: float) -> None:
         """Note the `rows` of a batch, or the seconds of a stage: read, queue, predict or write."""
-        self._notes.append((self._count_value, what, value))
-
-    def begin(self) -> float:
-        """Note that a request has come; give what `finish` wants."""
-        self._notes.append((self._count_request, None, 0))
-        return time.monotonic()
-
-    def finish(self, status: int, begun: float) -> None:
-        """Note that a request which had `begun` is answered."""
-        self._notes.append((self._count_answer, status, time.monotonic() - begun))
-        if len(self._notes) >= NOTES:
-            self._count()
-
-    def _count(self) -> None:
-        with suppress(IndexError):  # until there are no more
-            while True:
-                count, what, value = self._notes.popleft()
-                count(what, value)
-
-    def _count_value(self, what: str, value: float) -> None:
         child = self._children.get(what)
         if child is None:
             child = self._children[what] = self._seconds.labels(what)
         child.observe(value)
 
-    def _count_request(self, _what: Any, _value: float) -> None:
+    def begin(self) -> float:
+        """Note that a request has come; give what `finish` wants."""
         self._in_flight.inc()
+        return time.monotonic()
 
-    def _count_answer(self, status: int, seconds: float) -> None:
+    def finish(self, status: int, begun: float) -> None:
+        """Note that a request which had `begun` is answered."""
+        seconds = time.monotonic() - begun
         self._in_flight.dec()
         self._requests.labels(status).inc()
-        self._count_value("total", seconds)
+        self.observe("total", seconds)
         self._tally[str(status)[0]] += 1
         self._milliseconds.append(round(seconds * 1000, 3))
 
@@ -142,7 +118,6 @@ class Monitor:
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest  # noqa: PLC0415
         from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
 
-        self._count()
         self._queued.set(self.count_queued())
         registry = self._registry
         if SHARED_FOLDER in os.environ:
@@ -152,7 +127,6 @@ class Monitor:
 
     def render_emf(self) -> str:
         """Give what happened since the last call as one line in CloudWatch's embedded metric format."""
-        self._count()
         tally, self._tally = self._tally, Tally()
         milliseconds = [self._milliseconds.popleft() for _ in range(len(self._milliseconds))]
         values: dict[str, tuple[str, Any]] = {
@@ -171,10 +145,7 @@ class Monitor:
             {"_aws": head, "Device": self._device, **{name: value for name, (_, value) in values.items()}}
         )
 
-    def _repeat(self, seconds: float, act: Callable[[], None]) -> None:
-        def run() -> None:
-            pause = threading.Event()
-            while not pause.wait(seconds):
-                act()
-
-        threading.Thread(target=run, name="metrics", daemon=True).start()
+    def _emit(self, seconds: float) -> None:
+        pause = threading.Event()
+        while not pause.wait(seconds):
+            logger.info("%s", self.render_emf())

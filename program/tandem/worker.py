@@ -213,11 +213,6 @@ class ReadAheadWorker(LingeringWorker):
             connection.sock.unsent += piece
         return keep
 
-    def handle_request(self, req: Any, conn: Connection) -> Any:
-        """Handle a request once its head is parsed; runs in a thread."""
-        conn.hand_over_body(req)
-        return super().handle_request(req, conn)
-
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Answer what the parser refused, or what broke outside the app; runs in a thread."""
         del req, addr
