@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import os
+import re
 import resource
 import socket
 import struct
@@ -16,6 +16,7 @@ from gunicorn.http.errors import InvalidResponseHeader
 from processes import render_request, wait_for
 from tandem.reading import MAX_HEAD, MAX_READ_AHEAD
 from tandem.refusals import describe_refusal
+from tandem.worker import MOST_UNFINISHED
 
 
 @pytest.fixture
@@ -43,12 +44,6 @@ def read_stream(stream):
         if line.lower().startswith(b"content-length:"):
             length = int(line.split(b":")[1])
     return status, stream.read(length)
-
-
-def read_cpu(process):
-    """Give the seconds of CPU that a process has used."""
-    used = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
 
 
 def test_slow_clients_cost_nobody_anything(live_server, connect):
@@ -212,11 +207,55 @@ def test_a_client_that_leaves_while_its_request_is_handled_keeps_no_loop_busy(li
     client = connect(server, post(b"[2]"))
     wait_for(lambda: server.read_metric("tandem_in_flight") == 1, "a request in progress")
     (worker,) = server.list_processes()[1:]
-    before = read_cpu(worker)
+    before = read_cpu_seconds(worker)
     client.close()
     wait_for(lambda: server.read_metric("tandem_in_flight") == 0, "it to be done with")
-    assert read_cpu(worker) - before < 1
+    assert read_cpu_seconds(worker) - before < 1
     assert server.invoke(b"[0]")[0] == 200
+
+
+def test_idle_connections_make_room_for_those_that_ask(live_server, connect):
+    """As many as gunicorn takes say nothing; who comes after them is answered at once all the same."""
+    server = live_server("echo", SERVER_THREADS="4")
+    silent = [connect(server) for _ in range(1010)]
+    assert server.request("GET", "/ping", timeout=10)[0] == 200
+    assert read_answer(connect(server, post(b"[1]")))[0] == 200
+    silent[0].settimeout(10)
+    assert silent[0].recv(1) == b""  # the first to come has been idle longest
+    silent[-1].sendall(post(b"[2]"))
+    assert read_answer(silent[-1])[0] == 200
+
+
+def test_long_bodies_that_do_not_end_take_no_more_memory_than_is_kept_for_them(live_server, connect):
+    """Three times as much is on its way; who sends little is answered, and they are afterwards."""
+    server = live_server("echo")
+    piece = b"x" * (MAX_READ_AHEAD - 1000)
+    long = render_request(piece, b"Content-Type: application/json", b"Content-Length: %d" % MAX_READ_AHEAD)
+    refused = []
+
+    def send(_):
+        client = connect(server)
+        with contextlib.suppress(OSError):
+            client.sendall(long)
+            client.settimeout(1)
+            refused.append(client.recv(12))
+        return client
+
+    with ThreadPoolExecutor(8) as pool:
+        clients = list(pool.map(send, range(3 * MOST_UNFINISHED // MAX_READ_AHEAD)))
+    (worker,) = server.list_processes()[1:]
+    assert b"HTTP/1.1 503" in refused
+    assert read_own_memory(worker) < 2 * MOST_UNFINISHED
+    assert server.invoke(b"[1]")[0] == 200
+    for client in clients:
+        client.close()
+    wait_for(lambda: server.invoke(json.dumps(["x" * 5_000_000]).encode())[0] == 200, "room for a long one")
+
+
+def read_own_memory(pid):
+    """Give the bytes that a process has for itself."""
+    (line,) = re.findall(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(line) * 1024
 
 
 def test_bodies_of_every_kind_arrive_whole(live_server, connect):

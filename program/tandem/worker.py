@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import re
-import select
 import selectors
 import socket
-import struct
 import time
 from collections import deque
 from functools import partial
 from typing import Any
 
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
-
+from tandem.accepting import REQUEST_SECONDS, AcceptingWorker
 from tandem.connection import Client, Connection
 from tandem.errors import Overloaded
-from tandem.lingering import LingeringWorker
 from tandem.loop import TURN
 from tandem.plain import answer_plain
 from tandem.pool import Pool
@@ -30,17 +25,14 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a request may wait for a thread before its thread looks whether the client is still there.
 LOOK_SECONDS = 0.25
-#: Seconds that a client has to send its request, and to take more of its answer.
-REQUEST_SECONDS = 60.0
-#: Seconds without new connections where no descriptor is free for them.
-PAUSE_SECONDS = 0.2
+#: Bytes of requests that have not arrived whole, all together; beyond, the long ones among them are refused.
+MOST_UNFINISHED = 128 * 1024 * 1024
 
-_REQUEST_TIMEVAL = struct.pack("ll", int(REQUEST_SECONDS), 0)  # for threads that read what is left
 _HEALTH = re.compile(rb"(GET|HEAD) /ping[ ?]")
 _SCORING = b"POST /invocations "
 
 
-class ReadAheadWorker(LingeringWorker):
+class ReadAheadWorker(AcceptingWorker):
     """A thread worker whose loop reads requests, as a buffering proxy in front would.
 
     Slow clients cost no thread, whether they send or read. `/ping` has a thread of its own. Of the requests
@@ -52,7 +44,6 @@ class ReadAheadWorker(LingeringWorker):
         super().__init__(*arguments, **options)
         self.tpool: Pool
         self._lanes: Pool | None = None
-        self._accept_again = 0.0
         self._sending: deque[Connection] = deque()
 
     def init_process(self) -> None:
@@ -63,38 +54,6 @@ class ReadAheadWorker(LingeringWorker):
     def get_thread_pool(self) -> Pool:
         """Give the threads for what may have to wait."""
         return Pool(self.cfg.threads, "request", self._serve)
-
-    def accept(self, listener: socket.socket) -> None:
-        """Take a new connection; it is idle, like one kept alive, until its first bytes come."""
-        try:
-            accepted, address = listener.accept()
-        except OSError as error:  # another process took it, or it is gone
-            if error.errno in {errno.EMFILE, errno.ENFILE} and self.alive:
-                self._accept_again = time.monotonic() + PAUSE_SECONDS
-                self.set_accept_enabled(False)
-            return
-        client = Client(accepted)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _REQUEST_TIMEVAL)
-        self.nr_conns += 1
-        connection = Connection(self.cfg, client, address, listener.getsockname())
-        self._keep_alive(connection)
-        if self.nr_conns >= self.worker_connections and self.alive:
-            self.set_accept_enabled(False)
-
-    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001  # gunicorn's signature
-        """Accept or not; on the way out take what has connected already, as its requests may be sent.
-
-        Then nothing listens: who connects later is refused and can ask elsewhere.
-        """
-        may = self.app.is_open() and time.monotonic() >= self._accept_again
-        super().set_accept_enabled(enabled and may)
-        if not enabled and not self.alive:
-            for listener in self.sockets:
-                for _ in range(self.cfg.backlog):
-                    if not select.select([listener], [], [], 0)[0]:
-                        break
-                    self.accept(listener)
-                listener.close()
 
     def on_client_socket_readable(self, connection: Connection, client: socket.socket) -> None:
         """Read a request on, or begin to; give it to a thread once it is ready."""
@@ -111,14 +70,22 @@ class ReadAheadWorker(LingeringWorker):
             self.keepalived_conns.remove(connection)
             self._await_rest(connection)
         ready = not count or connection.take(self.room[:count])
-        if not ready:
+        if not ready and not self._is_too_much(connection):
             connection.let_go_on()
             return
         self.pending_conns.remove(connection)
-        if count:
+        if not ready:
+            self._refuse(connection, OVERLOADED)
+        elif count:
             self.enqueue_req(connection)
         else:
             self.drop(connection)
+
+    def _is_too_much(self, connection: Connection) -> bool:
+        """Tell whether there is no room for more of a long body; short ones never fill it."""
+        if len(connection.received) <= TURN:
+            return False
+        return sum(len(each.received) for each in self.pending_conns) > MOST_UNFINISHED
 
     def _keep_ahead(self, connection: Connection, count: int) -> None:
         """Keep what a client sends while its request is handled: mostly, as it has its answer already."""
@@ -243,7 +210,7 @@ class ReadAheadWorker(LingeringWorker):
         elif not keep:
             self.linger(connection)
         elif not connection.start_next():
-            self._keep_alive(connection)
+            self.keep_alive(connection)
         elif connection.reading.is_ready(connection.received):
             self.enqueue_req(connection)
         elif connection.has_ended:
@@ -258,14 +225,3 @@ class ReadAheadWorker(LingeringWorker):
         self.unwatch(connection)
         self._sending.remove(connection)
         self._end_request(connection, keep)
-
-    def _keep_alive(self, connection: Connection) -> None:
-        """Wait for a next request, on the way out only shortly."""
-        if connection.has_ended:
-            self.drop(connection)
-            return
-        connection.set_timeout()
-        if not self.alive:
-            connection.timeout = min(connection.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
-        self.keepalived_conns.append(connection)
-        self.watch(connection, self.on_client_socket_readable)
