@@ -58,6 +58,14 @@ def test_attributes_that_no_header_can_hold_are_the_algorithms_fault(client, att
     assert CUSTOM_ATTRIBUTES not in answer.headers
 
 
+def test_an_algorithm_that_exits_ends_its_own_request_only(client, caplog):
+    leaves = client("leaves")
+    answer = post(leaves, b"[1]")
+    assert (answer.status_code, answer.json["error"]) == (500, "server_error")
+    assert "sys.exit('enough')" in caplog.text
+    assert "tandem_in_flight 0.0" in leaves.get("/metrics").text
+
+
 def test_what_is_no_post_is_counted_too(client):
     echo = client("echo")
     assert echo.get("/invocations").status_code == 405

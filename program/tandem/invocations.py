@@ -55,6 +55,8 @@ class Invocations:
                 return [body]
         except Exception as error:  # noqa: BLE001  # it is raised again where errors get their shape
             environ[ERROR] = error
+        except SystemExit as error:  # an algorithm's: it is this request's end, and no more
+            environ[ERROR] = RuntimeError(f"the algorithm called sys.exit({error.code!r})")
 
         def start_and_finish(status: str, *arguments: Any) -> Any:
             self._monitor.finish(int(status[:3]), begun)
