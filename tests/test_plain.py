@@ -19,6 +19,8 @@ NAMES = st.sampled_from(
         *(b"Transfer-Encoding", b"Connection", b"Expect", b"Upgrade", b"TE", b"Trailer", b"Accept", b"X-A"),
         *(
             b"X-Forwarded-Proto",
+            b"X-Forwarded-SSL",
+            b"X-Forwarded-Protocol",
             b"X-Amzn-SageMaker-Custom-Attributes",
             b"SCRIPT_NAME",
             b"Script-Name",
@@ -73,6 +75,7 @@ def read_by_gunicorn(head):
 @example(LINE + LENGTH)
 @example(LINE + b"Content-Length: 3\r\nContent-Length: 3\r\n")
 @example(LINE + LENGTH + b"Transfer-Encoding: chunked\r\n")
+@example(LINE + LENGTH + b"X-Forwarded-Proto: https\r\nX-Forwarded-SSL: off\r\n")
 @example(LINE + LENGTH + b"Host: a\r\nX-Amzn-SageMaker-Custom-Attributes:\t a=b \r\n")
 def test_what_is_plain_is_read_as_gunicorn_reads_it(head):
     plain = read_plain(head)

@@ -57,6 +57,21 @@ def test_a_chunked_request_is_ready_with_its_last_byte_and_not_before(parts, ext
     assert late.length == len(request)
 
 
+@pytest.mark.parametrize("zeros", [1, 30])
+def test_a_length_may_begin_with_zeros(zeros):
+    request = render_request(b"abc", b"Content-Length: " + b"0" * zeros + b"3")
+    assert find_first_ready(request)[0] == len(request)
+
+
+@pytest.mark.parametrize("length", [b"", b"x", b"-1", b"3, 3", b"1" * 16])
+def test_a_length_that_is_none_makes_nothing_whole(length):
+    """It is handed on at once, to a thread that may wait."""
+    head = render_request(b"", b"Content-Length: " + length)
+    count, reading = find_first_ready(head)
+    assert count == len(head)
+    assert not reading.is_whole(bytearray(head))
+
+
 def test_what_never_ends_is_handed_on():
     """A head without an end, and a body beyond what the loop reads."""
     assert ready(b"x" * MAX_HEAD)

@@ -68,6 +68,8 @@ def test_health_waits_for_no_client_that_announces_a_body(live_server, connect):
     server = live_server("echo")
     for _ in range(3):
         connect(server, b"GET /ping HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        connect(server, b"GET /ping HTTP/1.1\r\nHost: a\r\nContent-Length: %s5\r\n\r\n" % (b"0" * 20))
+        connect(server, b"GET /ping HTTP/1.1\r\nHost: a\r\nContent-Length: %s\r\n\r\n" % (b"9" * 20))
     assert server.request("GET", "/ping", timeout=2)[0] == 200
 
 

@@ -26,7 +26,10 @@ _HEAD = re.compile(re.escape(_REQUEST_LINE) + rb"(?:" + _LINE + rb")*")
 _LINES = re.compile(_LINE)
 _LENGTH = re.compile(r"[0-9]{1,12}")
 #: What changes how a request is read, or what becomes of its connection.
-_UNUSUAL = {"HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", "HTTP_UPGRADE", "HTTP_TRAILER", "HTTP_TE"}
+_UNUSUAL = {
+    *("HTTP_TRANSFER_ENCODING", "HTTP_EXPECT", "HTTP_UPGRADE", "HTTP_TRAILER", "HTTP_TE"),
+    *("HTTP_X_FORWARDED_SSL", "HTTP_X_FORWARDED_PROTOCOL"),  # which may contradict X-Forwarded-Proto
+}
 _ENVIRON = {
     "REQUEST_METHOD": "POST",
     "SCRIPT_NAME": "",

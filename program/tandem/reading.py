@@ -12,7 +12,7 @@ MAX_READ_AHEAD = 8 * 1024 * 1024
 #: The line that tells a chunk's size may have extensions of so many bytes.
 MAX_CHUNK_LINE = 1024
 
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(?:0*(\d{1,15})[ \t]*\r\n)?", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
 _EXPECT = re.compile(rb"\r\nexpect:[ \t]*([^\r]*)", re.IGNORECASE)
 _CHUNK_SIZE = re.compile(rb"[0-9a-f]{1,15}", re.IGNORECASE)
@@ -64,7 +64,10 @@ class Reading:
             self._is_broken = not self.awaits_word
         if not _CHUNKED.search(head):
             length = _LENGTH.search(head)
-            self.length = self.head + int(length[1] if length else 0)
+            if length and not length[1]:
+                self._is_broken = True  # no number, or one that nobody sends
+            else:
+                self.length = self.head + int(length[1] if length else 0)
 
     def _read_chunks(self, received: bytearray) -> None:
         while (end := received.find(b"\r\n", self._chunk, self._chunk + MAX_CHUNK_LINE)) >= 0:
