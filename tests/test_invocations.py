@@ -62,8 +62,14 @@ def test_an_algorithm_that_exits_ends_its_own_request_only(client, caplog):
     leaves = client("leaves")
     answer = post(leaves, b"[1]")
     assert (answer.status_code, answer.json["error"]) == (500, "server_error")
-    assert "sys.exit('enough')" in caplog.text
+    assert "SystemExit('enough')" in caplog.text
     assert "tandem_in_flight 0.0" in leaves.get("/metrics").text
+
+
+def test_an_answer_that_holds_no_bytes_is_the_servers_fault(client):
+    """Not seven zeros."""
+    answer = post(client("leaves"), b"[7]")
+    assert (answer.status_code, answer.json["error"]) == (500, "server_error")
 
 
 def test_what_is_no_post_is_counted_too(client):

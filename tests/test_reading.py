@@ -63,6 +63,19 @@ def test_a_length_may_begin_with_zeros(zeros):
     assert find_first_ready(request)[0] == len(request)
 
 
+@pytest.mark.parametrize("zeros", [1, 30])
+def test_a_chunks_size_may_begin_with_zeros(zeros):
+    chunk = b"0" * zeros + b"7\r\n[1\r\n\r\n]\r\n0\r\n\r\n"
+    request = render_request(chunk, b"Transfer-Encoding: chunked")
+    assert find_first_ready(request)[0] == len(request)
+
+
+def test_a_chunk_larger_than_any_is_handed_on():
+    request = render_request(b"1" * 16 + b"\r\n", b"Transfer-Encoding: chunked")
+    count, reading = find_first_ready(request)
+    assert (count, reading.length) == (len(request), None)
+
+
 @pytest.mark.parametrize("length", [b"", b"x", b"-1", b"3, 3", b"1" * 16])
 def test_a_length_that_is_none_makes_nothing_whole(length):
     """It is handed on at once, to a thread that may wait."""

@@ -281,6 +281,25 @@ def test_bodies_of_every_kind_arrive_whole(live_server, connect):
     assert (status, json.loads(body)) == (200, {"predictions": [text]})
 
 
+def test_a_long_body_that_is_cut_off_is_not_scored(live_server, connect):
+    """Nor said to be: the client still reads."""
+    server = live_server("echo")
+    length = MAX_READ_AHEAD + 1_000_000
+    client = connect(
+        server,
+        render_request(
+            b"1\n" * (MAX_READ_AHEAD // 2), b"Content-Type: text/csv", b"Content-Length: %d" % length
+        ),
+    )
+    client.sendall(b"1\n" * 1000)
+    client.shutdown(socket.SHUT_WR)
+    status, body = read_answer(client)
+    assert (status, json.loads(body)["error"]) in {
+        (400, "bad_request"),
+        (503, "overloaded"),
+    }  # or taken for gone
+
+
 def test_a_client_that_does_not_close_its_side_holds_nobody_up(live_server, connect):
     """After `Connection: close` gunicorn would wait two seconds for each of these in its one loop."""
     server = live_server("echo")

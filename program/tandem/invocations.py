@@ -55,8 +55,8 @@ class Invocations:
                 return [body]
         except Exception as error:  # noqa: BLE001  # it is raised again where errors get their shape
             environ[ERROR] = error
-        except SystemExit as error:  # an algorithm's: it is this request's end, and no more
-            environ[ERROR] = RuntimeError(f"the algorithm called sys.exit({error.code!r})")
+        except BaseException as error:  # noqa: BLE001  # an algorithm's SystemExit, say: this request's end, and no more
+            environ[ERROR] = RuntimeError(f"the algorithm raised {error!r}")
 
         def start_and_finish(status: str, *arguments: Any) -> Any:
             self._monitor.finish(int(status[:3]), begun)
@@ -95,7 +95,7 @@ class Invocations:
         try:
             if length is None or (most and length > most):
                 return get_input_stream(environ, max_content_length=most).read()  # which counts, and refuses
-            return environ["wsgi.input"].read(length)  # type: ignore[no-any-return]
+            body: bytes = environ["wsgi.input"].read(length)
         except RequestEntityTooLarge as error:
             raise PayloadTooLarge(
                 f"the body is over {self._settings.max_payload_mb} MB; send less, or raise "
@@ -105,6 +105,9 @@ class Invocations:
             raise UserError(
                 f"the body could not be read ({type(error).__name__}); send all of it, as it is announced."
             ) from error
+        if len(body) < length:  # which gunicorn does not say
+            raise UserError(f"the body ends after {len(body)} of {length} bytes; send all of it.")
+        return body
 
 
 def _check_header(name: str, value: Any) -> str:

@@ -15,7 +15,7 @@ MAX_CHUNK_LINE = 1024
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(?:0*(\d{1,15})[ \t]*\r\n)?", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*chunked", re.IGNORECASE)
 _EXPECT = re.compile(rb"\r\nexpect:[ \t]*([^\r]*)", re.IGNORECASE)
-_CHUNK_SIZE = re.compile(rb"[0-9a-f]{1,15}", re.IGNORECASE)
+_CHUNK_SIZE = re.compile(rb"0*([0-9a-f]{1,15})(?![0-9a-f])", re.IGNORECASE)
 
 
 class Reading:
@@ -75,11 +75,11 @@ class Reading:
             if size is None:
                 self._is_broken = True
                 return
-            if not int(size[0], 16):  # the last one; lines may follow, then an empty one
+            if not int(size[1], 16):  # the last one; lines may follow, then an empty one
                 last = received.find(b"\r\n\r\n", end)
                 self.length = last + 4 if last >= 0 else None
                 return
-            following = end + 2 + int(size[0], 16) + 2
+            following = end + 2 + int(size[1], 16) + 2
             if following > len(received):
                 return
             self._chunk = following

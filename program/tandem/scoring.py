@@ -147,7 +147,10 @@ class ScoringService:
         self._observe("write", time.monotonic() - started)
         if isinstance(encoded, tuple):  # SageMaker's own toolkits allow (body, content type)
             encoded, answer_type = encoded
-        return Answer(encoded.encode() if isinstance(encoded, str) else bytes(encoded), answer_type)
+        if isinstance(encoded, str):
+            encoded = encoded.encode()
+        # Whatever holds bytes will do; bytes() alone would take a number for so many zeros.
+        return Answer(encoded if isinstance(encoded, bytes) else bytes(memoryview(encoded)), answer_type)
 
     def _score_here(self, read: Callable[[], list[Any]], patience: Patience) -> Any:
         """Compute in this thread; a request of many rows stops between its parts when it may not go on."""
