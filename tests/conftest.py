@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from processes import LiveServer, find_free_port
+from processes import LiveServer, find_free_port, wait_for
 from tandem.algorithm import Context, load_algorithm
+from tandem.app import create_app
 from tandem.devices import Decision
+from tandem.monitoring import Monitor
 from tandem.scoring import Limits, ScoringService
 from tandem.settings import Settings
 
@@ -85,6 +88,22 @@ def service(tmp_path):
     yield make
     for made in services:
         made.stop()
+
+
+@pytest.fixture
+def client(service, settings):
+    """`client("echo")` asks the app around a fixture algorithm, once it is ready, without a socket."""
+
+    def make(name, *, ready=True, **changed):
+        app = create_app(
+            service(name), dataclasses.replace(settings, **changed), Monitor("cpu"), lambda: True
+        )
+        made = app.test_client()
+        if ready:
+            wait_for(lambda: made.get("/ping").status_code == 200, f"{name} to load")
+        return made
+
+    return make
 
 
 @pytest.fixture

@@ -1,25 +1,8 @@
-import dataclasses
 import json
 
 import pytest
 
 from processes import wait_for
-from tandem.app import create_app
-from tandem.monitoring import Monitor
-
-
-@pytest.fixture
-def client(service, settings):
-    def make(name, *, ready=True, **changed):
-        app = create_app(
-            service(name), dataclasses.replace(settings, **changed), Monitor("cpu"), lambda: True
-        )
-        made = app.test_client()
-        if ready:
-            wait_for(lambda: made.get("/ping").status_code == 200, f"{name} to load")
-        return made
-
-    return make
 
 
 def post(client, body=b'{"instances": [1]}', content_type="application/json", **headers):

@@ -3,21 +3,7 @@ import json
 
 import pytest
 
-from processes import wait_for
-from tandem.app import create_app
 from tandem.invocations import CUSTOM_ATTRIBUTES
-from tandem.monitoring import Monitor
-
-
-@pytest.fixture
-def client(service, settings):
-    def make(name):
-        app = create_app(service(name), settings, Monitor("cpu"), lambda: True)
-        made = app.test_client()
-        wait_for(lambda: made.get("/ping").status_code == 200, f"{name} to load")
-        return made
-
-    return make
 
 
 class Broken(io.RawIOBase):

@@ -49,8 +49,7 @@ def read_stream(stream):
 def test_slow_clients_cost_nobody_anything(live_server, connect):
     """Four times as many clients as threads stop in the middle of their bodies; others do not notice."""
     server = live_server("echo", SERVER_THREADS="16")
-    body = b'{"instances": [1]}'
-    request = render_request(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+    request = post(b'{"instances": [1]}')
     slow = [connect(server, request[: -5 - number % 40]) for number in range(64)]
     silent = [connect(server) for _ in range(64)]
     assert server.ping() == 200
@@ -173,8 +172,7 @@ def test_health_is_answered_while_every_thread_is_busy_and_others_are_refused_at
 
 def test_a_connection_is_kept_for_many_requests_in_pieces_or_together(live_server, connect):
     server = live_server("echo")
-    body = b'{"instances": [1]}'
-    request = render_request(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+    request = post(b'{"instances": [1]}')
     client = connect(server)
     for _ in range(3):
         client.sendall(request[:30])
@@ -323,8 +321,7 @@ def test_clients_that_hang_up_in_any_way_leave_nothing_behind(live_server, conne
 
 def test_without_a_free_descriptor_it_goes_on_with_the_connections_it_has(live_server, connect):
     server = live_server("echo")
-    body = b"[1]"
-    request = render_request(body, b"Content-Type: application/json", b"Content-Length: %d" % len(body))
+    request = post(b"[1]")
     kept = connect(server)
     kept.sendall(request)
     assert read_answer(kept)[0] == 200

@@ -70,9 +70,6 @@ class AcceptingWorker(LingeringWorker):
 
     def keep_alive(self, connection: Connection) -> None:
         """Wait for a next request, on the way out only shortly."""
-        if connection.has_ended:
-            self.drop(connection)
-            return
         connection.set_timeout()
         if not self.alive:
             connection.timeout = min(connection.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)

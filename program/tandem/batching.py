@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
-import queue
 import threading
 import time
 from collections import deque
@@ -44,25 +43,15 @@ class Patience:
             raise Overloaded("the caller hung up.")
 
 
-class Places:
-    """How many may do something at once; a semaphore in C, as each request passes here."""
-
-    def __init__(self, count: int) -> None:
-        self._free: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(count):
-            self.leave()
-
-    def take(self, patience: Patience) -> None:
-        """Wait for a place; raise `Overloaded` where it takes too long."""
-        while True:
-            try:
-                return self._free.get(timeout=min(patience.left, LOOK_SECONDS))
-            except queue.Empty:
-                patience.check()
-
-    def leave(self) -> None:
-        """Make a place free."""
-        self._free.put(None)
+@contextmanager
+def place(places: threading.Semaphore, patience: Patience) -> Iterator[None]:
+    """Take one of the places as long as the block lasts; raise `Overloaded` where it takes too long."""
+    while not places.acquire(timeout=min(patience.left, LOOK_SECONDS)):
+        patience.check()
+    try:
+        yield
+    finally:
+        places.release()
 
 
 @dataclass(eq=False, frozen=True)

@@ -162,11 +162,11 @@ class Connection(TConn):  # type: ignore[misc]
         return body
 
     def start_next(self) -> bool:
-        """Begin with what was read of a next request; tell whether there is anything."""
+        """Begin with what was read of a next request; tell whether a thread can go on with it."""
         if self.initialized:
             self.received[:0] = self.parser.unreader.take_left()
         if self.ahead:
             self.received += self.ahead
             self.ahead = bytearray()
         self.reading = Reading()
-        return bool(self.received)
+        return self.reading.is_ready(self.received)

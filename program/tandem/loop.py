@@ -29,13 +29,6 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         #: Where the loop receives.
         self.room = memoryview(bytearray(TURN))
         self.method_queue = Callbacks()
-        self._notified = 0.0
-
-    def notify(self) -> None:
-        """Tell the master that the loop turns; once a second will do."""
-        if time.monotonic() - self._notified > 1:
-            self._notified = time.monotonic()
-            super().notify()
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Take what comes for a while: what gunicorn sees to after each time can wait so long."""

@@ -17,11 +17,11 @@ from tandem.algorithm import Algorithm, Caller, Context
 from tandem.batching import (
     Batcher,
     Patience,
-    Places,
     Work,
     await_predictions,
     compute_batches,
     describe_failure,
+    place,
 )
 from tandem.errors import ModelError, ModelNotReady, TandemError, UnsupportedMediaType, UserError
 from tandem.rows import count_rows, merge_rows, split_prediction, split_rows
@@ -98,7 +98,7 @@ class ScoringService:
         self._lock = threading.Lock()
         #: How many requests should be handled at once; 0: any number, as they wait for the model thread.
         self.lanes = 0
-        self._places = Places(limits.readers)
+        self._places = threading.Semaphore(limits.readers)
         self._batcher = Batcher(limits.batch_rows, limits.batch_wait, limits.queue_rows)
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
@@ -154,8 +154,7 @@ class ScoringService:
 
     def _score_here(self, read: Callable[[], list[Any]], patience: Patience) -> Any:
         """Compute in this thread; a request of many rows stops between its parts when it may not go on."""
-        self._places.take(patience)
-        try:
+        with place(self._places, patience):
             predictions: list[Any] = []
             for part in read():
                 if predictions:
@@ -167,18 +166,13 @@ class ScoringService:
                 except BaseException as error:
                     self._fail(error)
                     raise ModelError(UNUSABLE) from error
-        finally:
-            self._places.leave()
         return merge_rows(predictions)
 
     def _score_in_batches(self, read: Callable[[], list[Any]], patience: Patience) -> Any:
         """Let the model thread compute, together with other requests."""
         with self._batcher.arrival() as submit:
-            self._places.take(patience)
-            try:
+            with place(self._places, patience):
                 works = [Work(part) for part in read()]
-            finally:
-                self._places.leave()
             submit(works)
         return merge_rows(await_predictions(works, patience))
 
@@ -235,7 +229,7 @@ class ScoringService:
         self._batcher.max_rows = min(self.limits.batch_rows, getattr(model, "max_batch_rows", sys.maxsize))
         if concurrency := getattr(model, "concurrency", None):
             self.lanes = concurrency + MORE_LANES
-            self._places = Places(self.lanes)
+            self._places = threading.Semaphore(self.lanes)
         self._loaded.set()
         self._on_ready()
         logger.info("the model is ready")

@@ -132,7 +132,7 @@ class ReadAheadWorker(AcceptingWorker):
             return self.tpool
         if _HEALTH.match(connection.received):
             return self._health
-        if connection.reading.plain is None and not connection.received.startswith(_SCORING):
+        if not connection.received.startswith(_SCORING):
             return self.tpool
         if self._lanes is None and (lanes := self.app.count_lanes()):
             self._lanes = Pool(lanes, "lane", self._serve)
@@ -209,16 +209,16 @@ class ReadAheadWorker(AcceptingWorker):
             self.watch(connection, partial(self._on_sending_socket_writable, keep), selectors.EVENT_WRITE)
         elif not keep:
             self.linger(connection)
-        elif not connection.start_next():
-            self.keep_alive(connection)
-        elif connection.reading.is_ready(connection.received):
+        elif connection.start_next():
             self.enqueue_req(connection)
         elif connection.has_ended:
             self.drop(connection)
-        else:
+        elif connection.received:
             self._await_rest(connection)
             connection.let_go_on()
             self.watch(connection, self.on_client_socket_readable)
+        else:
+            self.keep_alive(connection)
 
     def _on_sending_socket_writable(self, keep: bool, connection: Connection, client: Client) -> None:  # noqa: FBT001
         client.flush()
