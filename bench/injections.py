@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backends.manifest import GOLDEN, MANIFEST, Manifest, sha256
+from backends.bundle.manifest import GOLDEN, MANIFEST, Manifest, sha256
 from bench.contenders import Server
 
 Injection = Callable[[Server], int]

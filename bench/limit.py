@@ -32,16 +32,16 @@ class Limit:
     """The model compiled for one or more streams, and the picture's way through it."""
 
     def __init__(self, model_dir: Path, body: bytes, cores: int, precision: str) -> None:
-        from backends.manifest import read_manifest
-        from tandem import images
-        from tandem.images import Preprocessing
+        from backends.bundle.manifest import read_manifest
+        from tandem.images import codec
+        from tandem.images.codec import Preprocessing
 
         manifest = read_manifest(model_dir)
         assert manifest is not None  # noqa: S101  # samples.py wrote it
         spec = Preprocessing.from_dict(manifest.preprocessing)
         self._labels = manifest.labels
         self._body = body
-        self._decode: Callable[[bytes], Any] = lambda file: images.preprocess(images.decode(file), spec)
+        self._decode: Callable[[bytes], Any] = lambda file: codec.preprocess(codec.decode(file), spec)
         self._cores = cores
         self._compiled = {
             streams: _compile(model_dir, cores, streams, precision) for streams in {1, max(1, cores)}

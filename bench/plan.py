@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from itertools import product
 
-from tandem.fleet import Plan, make_plan
-from tandem.resources import Resources
+from tandem.runtime.resources import Resources
+from tandem.serving.fleet import Plan, make_plan
 from tandem.settings import Settings
 
 CORES = (1, 2, 8, 36, 96)

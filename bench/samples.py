@@ -79,8 +79,8 @@ WORKLOADS = {
 
 def find_samples(cache: Path) -> Path:
     """Give the folder with one subfolder a workload, written anew if the code that writes it has changed."""
-    sources = [Path(__file__), *(ROOT / "program" / "backends").glob("*.py")]
-    shared = ("tandem/images.py", "algorithms/image_classifier/networks.py")
+    sources = [Path(__file__), *(ROOT / "program" / "backends").rglob("*.py")]
+    shared = ("tandem/images/codec.py", "algorithms/image_classifier/networks.py")
     sources += [ROOT / "program" / name for name in shared]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:12]
     folder = cache / f"samples-{digest}"
@@ -97,8 +97,8 @@ def write_samples(folder: Path) -> None:
     """Write each workload's model and body below `folder`, which is whole once it holds `complete`."""
     from sklearn.datasets import load_digits
 
-    from tandem import images
-    from tandem.images import Preprocessing
+    from tandem.images import codec
+    from tandem.images.codec import Preprocessing
 
     sys.path.insert(0, str(ROOT / "local_test"))
     encode_png = importlib.import_module("digits").encode_png
@@ -108,18 +108,18 @@ def write_samples(folder: Path) -> None:
     photographs = Path(str(importlib.import_module("sklearn.datasets").__path__[0])) / "images"
     (folder / "picture" / "flower.jpg").write_bytes((photographs / "flower.jpg").read_bytes())
     spec = Preprocessing(height=224, width=224)
-    whole = [images.decode((photographs / name).read_bytes()) for name in ("flower.jpg", "china.jpg")]
+    whole = [codec.decode((photographs / name).read_bytes()) for name in ("flower.jpg", "china.jpg")]
     views = [(picture, 224, *place) for picture in whole for place in _places(224)][:GOLDEN]
     views += [(picture, *view) for picture in whole for view in _other_views()]
     crops = [picture[top : top + size, left : left + size] for picture, size, top, left in views]
-    rows = np.stack([images.preprocess(np.ascontiguousarray(crop), spec) for crop in crops])
+    rows = np.stack([codec.preprocess(np.ascontiguousarray(crop), spec) for crop in crops])
     _write_classifier(folder / "picture" / "model", "MobileNetV2", spec, rows, CLASSES)
 
     grey = (load_digits().images * 255 / 16).round().astype(np.uint8)
     (folder / "digits" / "digit.png").write_bytes(encode_png(grey[0].tolist()))
     spec = Preprocessing(height=32, width=32)
     digits = grey[: GOLDEN + CALIBRATION]
-    rows = np.stack([images.preprocess(images.from_array(digit), spec) for digit in digits])
+    rows = np.stack([codec.preprocess(codec.from_array(digit), spec) for digit in digits])
     _write_classifier(folder / "digits" / "model", "SmallCNN", spec, rows, 10)
 
     random = np.random.default_rng(SEED)
@@ -145,9 +145,9 @@ def _write_classifier(model_dir: Path, architecture: str, spec: Any, rows: Pixel
     import keras
 
     from algorithms.image_classifier.networks import build_network
-    from backends import quantization
-    from backends.bundle import write_bundle
-    from tandem.devices import Decision
+    from backends.bundle.writer import write_bundle
+    from backends.engines import quantization
+    from tandem.runtime.devices import Decision
 
     keras.utils.set_random_seed(SEED)
     network = build_network(architecture, spec.shape, classes)

@@ -14,10 +14,10 @@ import pytest
 
 from processes import LiveServer, find_free_port, wait_for
 from tandem.algorithm import Context, load_algorithm
-from tandem.app import create_app
-from tandem.devices import Decision
-from tandem.monitoring import Monitor
-from tandem.scoring import Limits, ScoringService
+from tandem.runtime.devices import Decision
+from tandem.serving.app import create_app
+from tandem.serving.monitoring import Monitor
+from tandem.serving.service import Limits, ScoringService
 from tandem.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

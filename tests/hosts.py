@@ -4,9 +4,9 @@ import contextlib
 import os
 
 import pytest
+
 from bench import cluster
 from bench import network as networks
-
 from conftest import ROOT
 
 

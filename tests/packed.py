@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tandem import recordio
+from tandem.records import recordio
 
 
 def pack_image(label, picture, number=0):

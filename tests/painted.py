@@ -11,9 +11,9 @@ import numpy as np
 
 from algorithms import image_classifier
 from tandem import hyperparameters
-from tandem.channels import Channel
-from tandem.devices import Decision
-from tandem.job import TrainingJob
+from tandem.jobs.channels import Channel
+from tandem.jobs.job import TrainingJob
+from tandem.runtime.devices import Decision
 
 CPU = Decision(device="cpu", reason="a test")
 COLORS = {"blue": (255, 0, 0), "green": (0, 255, 0), "red": (0, 0, 255)}  # as cv2 has them: BGR

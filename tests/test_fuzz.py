@@ -4,7 +4,7 @@ import pytest
 
 from fuzz import __main__ as fuzz
 from fuzz.inputs import Source, list_pictures
-from tandem.images import decode
+from tandem.images.codec import decode
 
 
 def test_whatever_comes_is_read_or_refused_in_a_sentence(tmp_path):

@@ -28,9 +28,9 @@ class Fitter:
         import keras
 
         from algorithms.image_classifier.networks import build_network
-        from algorithms.image_classifier.trainer import Optimization, Trainer
-        from backends.distribution import form_team
-        from tandem.devices import Decision
+        from algorithms.image_classifier.training.step import Optimization, Trainer
+        from backends.training.distribution import form_team
+        from tandem.runtime.devices import Decision
 
         keras.utils.set_random_seed(0)
         team = form_team(Decision("cpu", "a benchmark"), ("algo-1",), "algo-1", "")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from algorithms.image_classifier import data
-from algorithms.image_classifier.file_source import FileSource
-from tandem.channels import Channel
-from tandem.images import Preprocessing
+from algorithms.image_classifier.data import dataset
+from algorithms.image_classifier.data.file_source import FileSource
+from tandem.images.codec import Preprocessing
+from tandem.jobs.channels import Channel
 
 SEED = 0
 
@@ -35,12 +35,12 @@ class Feed:
         """Give our source, with so many bytes to keep decoded pictures in; None: as many as it likes."""
         items, labels = self._list()
         return FileSource(
-            items, labels, data.Reader(self.spec, len(items), 0), self.batch_size, SEED, memory=memory
+            items, labels, dataset.Reader(self.spec, len(items), 0), self.batch_size, SEED, memory=memory
         )
 
-    def _list(self) -> tuple[list[data.Item], tuple[str, ...]]:
-        labels = data.sort_labels(path.name for path in self.folder.iterdir() if path.is_dir())
-        return data.list_labelled(Channel("training", self.folder), labels), labels
+    def _list(self) -> tuple[list[dataset.Item], tuple[str, ...]]:
+        labels = dataset.sort_labels(path.name for path in self.folder.iterdir() if path.is_dir())
+        return dataset.list_labelled(Channel("training", self.folder), labels), labels
 
 
 def keep_tensors(feed: Feed) -> Pass:

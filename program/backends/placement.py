@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from backends.build import read_build
-from backends.compat import enter_compat
-from backends.tensorflow_backend import try_first_op
-from tandem import devices
-from tandem.devices import Decision
+from backends.cuda_compat import enter_compat
+from backends.engines.tensorflow_engine import try_first_op
+from backends.tensorflow_build import read_build
 from tandem.errors import UserError
+from tandem.runtime import devices
+from tandem.runtime.devices import Decision
 
 
 def choose_device(wanted: str, visible: str | None) -> Decision:

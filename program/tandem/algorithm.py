@@ -13,8 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from tandem import formats
-from tandem.devices import Decision
 from tandem.errors import TandemError, UserError
+from tandem.runtime.devices import Decision
 
 #: Rows that the model computes at once where an algorithm does not say.
 DEFAULT_BATCH_ROWS = 64

@@ -18,19 +18,19 @@ from types import FrameType
 
 from tandem import hyperparameters
 from tandem.algorithm import Algorithm, load_algorithm
-from tandem.channels import Channel, check_content_type
-from tandem.devices import Decision
-from tandem.environment import decode_parameters, describe_environment, make_flags
 from tandem.errors import TandemError, UserError
-from tandem.failures import describe_failure, write_failure
-from tandem.job import TrainingJob, warn_of_unlisted
+from tandem.jobs.channels import Channel, check_content_type
+from tandem.jobs.failures import describe_failure, write_failure
+from tandem.jobs.job import TrainingJob, warn_of_unlisted
+from tandem.jobs.tuning import describe_tuning
 from tandem.logs import configure_logging
-from tandem.requirements import install_requirements
-from tandem.resources import count_cores
-from tandem.script import make_call, make_command, run_command
+from tandem.runtime.devices import Decision
+from tandem.runtime.resources import count_cores
+from tandem.script_mode.environment import decode_parameters, describe_environment, make_flags
+from tandem.script_mode.requirements import install_requirements
+from tandem.script_mode.runner import make_call, make_command, run_command
+from tandem.script_mode.submission import find_submission, is_module
 from tandem.settings import Settings, find_base_dir, render_settings
-from tandem.submission import find_submission, is_module
-from tandem.tuning import describe_tuning
 
 logger = logging.getLogger(__name__)
 

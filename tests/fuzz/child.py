@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.image_classifier import pictures
+from algorithms.image_classifier import inputs
 from fuzz.inputs import Input, Source
-from tandem import formats, images
+from tandem import formats
 from tandem.errors import UserError
+from tandem.images import codec
 
 SLOW_SECONDS = 2.0  # of the processor; the clock on the wall counts other processes too
 CURRENT_BYTES = 1 << 24
 HEAD = struct.Struct("<QII")  # inputs begun, length, length of what is known of it
-SPEC = images.Preprocessing(16, 16, resize="crop")
+SPEC = codec.Preprocessing(16, 16, resize="crop")
 COMPARED_PIXELS = 250_000
 M_PERTURB = -6  # with which byte the C library fills memory that it gives
 LIBC = ctypes.CDLL(None)
@@ -117,7 +118,7 @@ class Batch:
 
 def read_picture(given: Input) -> Any:
     LIBC.mallopt(M_PERTURB, 0x55)
-    return images.decode(given.body)
+    return codec.decode(given.body)
 
 
 def read_rows(given: Input) -> Any:
@@ -127,7 +128,7 @@ def read_rows(given: Input) -> Any:
 
 
 def read_request(given: Input) -> Any:
-    rows = pictures.read_pictures(given.body, given.content_type, SPEC)
+    rows = inputs.read_pictures(given.body, given.content_type, SPEC)
     assert (rows.shape[1:], rows.dtype) == (SPEC.shape, SPEC.dtype)
     return rows
 
@@ -142,9 +143,9 @@ def check_picture(body: bytes, picture: Any) -> None:
     assert picture.shape[2] == 3
     assert picture.flags.c_contiguous
     if picture.shape[0] * picture.shape[1] <= COMPARED_PIXELS:
-        assert images.preprocess(picture, SPEC).shape == SPEC.shape
+        assert codec.preprocess(picture, SPEC).shape == SPEC.shape
         LIBC.mallopt(M_PERTURB, 0xAA)
-        assert np.array_equal(picture, images.decode(body)), "memory of others shows in the picture"
+        assert np.array_equal(picture, codec.decode(body)), "memory of others shows in the picture"
 
 
 if __name__ == "__main__":

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.image_classifier import answers, pictures, records
+from algorithms.image_classifier import inputs, outputs
 from algorithms.image_classifier.networks import ARCHITECTURES
-from backends import dtype_policy, selection
+from algorithms.image_classifier.records import parsing
+from backends.engines import loader
+from backends.training import dtype_policy
 from tandem.algorithm import Context
 from tandem.errors import UserError
 from tandem.hyperparameters import hyperparameter
-from tandem.images import Preprocessing
-from tandem.job import TrainingJob
+from tandem.images.codec import Preprocessing
+from tandem.jobs.job import TrainingJob
 from tandem.metrics import regex
 
 
@@ -160,7 +162,7 @@ class Hyperparameters:
 
 PICTURES = [
     *("application/x-image", "image/jpeg", "image/png", "image/bmp", "image/webp", "image/tiff"),
-    *records.CONTENT_TYPES,
+    *parsing.CONTENT_TYPES,
 ]
 
 CHANNELS: dict[str, dict[str, Any]] = {
@@ -197,9 +199,9 @@ METRICS = {
 
 OBJECTIVE = ("Maximize", "val_accuracy")
 
-CONTENT_TYPES = tuple(pictures.READERS)
+CONTENT_TYPES = tuple(inputs.READERS)
 
-ACCEPTS = tuple(answers.ARRANGEMENTS)
+ACCEPTS = tuple(outputs.ARRANGEMENTS)
 
 MAX_BATCH_ROWS = 64
 
@@ -208,7 +210,7 @@ MAX_BATCH_ROWS = 64
 class Classifier:
     """A loaded bundle: what computes, what its outputs are called, and how its inputs are made."""
 
-    engine: selection.Engine
+    engine: loader.Engine
     labels: tuple[str, ...]
     preprocessing: Preprocessing
 
@@ -225,14 +227,14 @@ class Classifier:
 
 def train(job: TrainingJob) -> None:
     """Fit a network to the job's pictures and leave a bundle in `job.model_dir`, also when stopped."""
-    from algorithms.image_classifier import training  # which serving can do without
+    from algorithms.image_classifier.training import train  # which serving can do without
 
-    training.train(job)
+    train.train(job)
 
 
 def model_fn(model_dir: Path, context: Context) -> Classifier:
     """Load the bundle on the engine that `context` calls for."""
-    engine, manifest = selection.load_engine(
+    engine, manifest = loader.load_engine(
         model_dir, context.backend, context.decision, context.cores, context.precision
     )
     preprocessing = Preprocessing.from_dict(manifest.preprocessing)
@@ -253,7 +255,7 @@ def input_fn(body: bytes, content_type: str, context: Context) -> np.ndarray[Any
     lists (h, w) or (h, w, c) of 0 to 255; NPY (n, h, w, c) or (n, h, w). NPY of (h, w) is one picture, and so
     is one of three axes whose last has 1 or 3 places.
     """
-    return pictures.read_pictures(body, content_type, context.model.preprocessing)
+    return inputs.read_pictures(body, content_type, context.model.preprocessing)
 
 
 def predict_fn(data: np.ndarray[Any, np.dtype[Any]], model: Classifier) -> np.ndarray[Any, np.dtype[Any]]:
@@ -263,4 +265,4 @@ def predict_fn(data: np.ndarray[Any, np.dtype[Any]], model: Classifier) -> np.nd
 
 def output_fn(prediction: np.ndarray[Any, np.dtype[Any]], accept: str, context: Context) -> bytes:
     """Give the answer: JSON or JSON Lines with the best ten labels, CSV `label,probability`, or NPY."""
-    return answers.write_answers(prediction, accept, context.model.labels)
+    return outputs.write_answers(prediction, accept, context.model.labels)

@@ -1,0 +1,1 @@
+"""Pictures in files: listed, decoded, put in order."""

@@ -1,0 +1,1 @@
+"""A trained model as files, and the proof of its answers."""

@@ -1,0 +1,1 @@
+"""What computes a stored model: TensorFlow or OpenVINO."""

@@ -1,0 +1,1 @@
+"""What training any Keras network needs: checkpoints, several GPUs and hosts."""

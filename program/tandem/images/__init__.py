@@ -1,0 +1,1 @@
+"""Picture files: what they claim, what is allowed, and their pixels."""

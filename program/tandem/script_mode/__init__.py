@@ -1,0 +1,1 @@
+"""Users' own scripts, run as AWS's toolkits run them."""

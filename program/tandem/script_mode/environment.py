@@ -1,0 +1,179 @@
+"""The variables that AWS's training toolkits set for a user's program, from a job."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tandem.jobs.job import TrainingJob
+from tandem.settings import Settings
+
+#: The platform's own hyperparameters, which a program gets neither as flags nor as variables.
+RESERVED = frozenset(
+    {
+        "sagemaker_program",
+        "sagemaker_submit_directory",
+        "sagemaker_enable_cloudwatch_metrics",
+        "sagemaker_region",
+        "sagemaker_container_log_level",
+        "sagemaker_job_name",
+        "sagemaker_s3_output",
+        "default_user_module_name",
+        "_tuning_objective_metric",
+    }
+)
+FRAMEWORK_PREFIX = "sagemaker_"
+MASTER_PORT = 7777
+
+
+def decode_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Decode hyperparameters as AWS's toolkit does, JSON or else the text, without the platform's own."""
+    return {name: _decode(value) for name, value in raw.items() if not _is_platforms(name)}
+
+
+def make_flags(parameters: Mapping[str, Any]) -> list[str]:
+    """Make command-line flags of hyperparameters, sorted: `--key value`, `-k value`, a dict as `a=1,b=2`."""
+    flags = []
+    for name, value in sorted(parameters.items()):
+        if isinstance(value, dict):
+            text = ",".join(f"{key}={item}" for key, item in sorted(value.items()))
+        else:
+            text = "" if value is None else str(value)
+        flags += [f"--{name}" if len(name) > 1 else f"-{name}", text]
+    return flags
+
+
+def describe_environment(
+    job: TrainingJob,
+    settings: Settings,
+    cores: int,
+    program: str = "",
+    folder: Path | None = None,
+) -> dict[str, str]:
+    """Give the SM_ variables of a job whose hyperparameters are still as the platform sent them.
+
+    `program` is the user's file, relative to `folder`. Values that are no text are compact sorted JSON, None
+    is empty. Where version 3 of AWS's SDK names a thing otherwise than the toolkit did, both names are there.
+    """
+    parameters = decode_parameters(job.hyperparameters)
+    resources = job.resource_config
+    framework = {
+        name: _decode(value)
+        for name, value in job.hyperparameters.items()
+        if name.startswith(FRAMEWORK_PREFIX) and name not in RESERVED
+    }
+    job_name = job.name or _text(_decode(job.hyperparameters.get("sagemaker_job_name")))
+    root = job.base_dir
+    values: dict[str, Any] = {
+        **_describe_groups(resources, framework),
+        "channel_input_dirs": {name: str(channel.directory) for name, channel in job.channels.items()},
+        "current_host": job.current_host,
+        "current_instance_type": resources.get("current_instance_type") or "local",
+        "framework_module": settings.training_module or None,
+        "hosts": sorted(job.hosts),
+        "input_config_dir": str(root / "input/config"),
+        "input_data_config": job.input_data_config,
+        "input_data_dir": str(root / "input/data"),
+        "input_dir": str(root / "input"),
+        "log_level": settings.log_level,
+        "model_dir": str(job.model_dir),
+        "module_dir": str(folder) if folder else None,
+        "module_name": program.removesuffix(".py") or None,
+        "network_interface_name": job.network_interface or "eth0",
+        "num_cpus": cores,
+        "num_gpus": len(job.decision.gpus),
+        "num_neurons": 0,
+        "output_data_dir": str(job.output_dir / "data"),
+        "output_dir": str(job.output_dir),
+        "output_intermediate_dir": str(job.output_dir / "intermediate"),
+        "resource_config": resources,
+        "user_entry_point": program or None,
+    }
+    training = {
+        **values,
+        "additional_framework_parameters": framework,
+        "distribution_hosts": sorted(job.hosts),
+        "hyperparameters": parameters,
+        "is_master": job.rank == 0,
+        "job_name": job_name,
+        "master_addr": job.hosts[0],
+        "master_hostname": job.hosts[0],
+        "master_port": MASTER_PORT,
+    }
+    channels = values.pop("channel_input_dirs")
+    named = {
+        **values,
+        "channels": sorted(channels),
+        "current_host_rank": job.rank,
+        "entry_script": program or None,
+        "framework_params": framework,
+        "host_count": len(job.hosts),
+        "hps": parameters,
+        "master_addr": job.hosts[0],
+        "master_port": MASTER_PORT,
+        "output_failure": str(job.output_dir / "failure"),
+        "source_dir": str(folder) if folder else None,
+        "training_env": training,
+        "user_args": make_flags(parameters),
+    }
+    if resources.get("topology") is not None:
+        named["topology"] = resources["topology"]
+    variables = {f"SM_{name.upper()}": _text(value) for name, value in named.items()}
+    for prefix, each in (("SM_CHANNEL_", channels), ("SM_HP_", parameters)):
+        for name, value in each.items():
+            # The toolkit keeps a hyphen, which no shell can read; the SDK writes an underscore.
+            for spelling in (name, re.sub(r"\W", "_", name)):
+                variables[prefix + spelling.upper()] = _text(value)
+    variables |= {"SAGEMAKER_JOB_NAME": job_name, "CURRENT_HOST": job.current_host}
+    if region := _decode(job.hyperparameters.get("sagemaker_region")):
+        variables["SAGEMAKER_REGION"] = _text(region)
+    return {name: value for name, value in variables.items() if _may_be_set(name, value)}
+
+
+def _describe_groups(resources: Mapping[str, Any], framework: Mapping[str, Any]) -> dict[str, Any]:
+    listed = resources.get("instance_groups") or []
+    groups = {str(group.get("instance_group_name")): group for group in listed if isinstance(group, dict)}
+    current = resources.get("current_group_name") or "homogeneousCluster"
+    distributed = framework.get("sagemaker_distribution_instance_groups")
+    if not distributed:
+        # As sagemaker_mpi_enabled, and its like for each way to distribute.
+        enabled = any(value is True for name, value in framework.items() if name.endswith("_enabled"))
+        distributed = [current] if enabled else []
+    return {
+        "current_instance_group": current,
+        "current_instance_group_hosts": groups.get(current, {}).get("hosts", []),
+        "distribution_instance_groups": distributed,
+        "instance_groups": list(groups),
+        "instance_groups_dict": groups,
+        "is_hetero": len(groups) > 1,
+    }
+
+
+def _is_platforms(name: str) -> bool:
+    return name in RESERVED or name.startswith(FRAMEWORK_PREFIX)
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _may_be_set(name: str, value: str) -> bool:
+    """Say whether an environment can hold it: no "=" in a name, no NUL, nothing that is no text."""
+    try:
+        (name + value).encode()
+    except UnicodeEncodeError:
+        return False
+    return "=" not in name and "\0" not in name + value

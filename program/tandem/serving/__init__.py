@@ -1,0 +1,1 @@
+"""SageMaker's contract for serving: HTTP in, the model, HTTP out."""

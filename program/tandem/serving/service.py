@@ -1,0 +1,253 @@
+"""The scoring service: owns the model, and is the way from a request's bytes to an answer's bytes."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from tandem import formats
+from tandem.algorithm import Algorithm, Caller, Context
+from tandem.errors import ModelError, ModelNotReady, TandemError, UnsupportedMediaType, UserError
+from tandem.serving.batching import (
+    Batcher,
+    Patience,
+    Work,
+    await_predictions,
+    compute_batches,
+    describe_failure,
+    place,
+)
+from tandem.serving.rows import count_rows, merge_rows, split_prediction, split_rows
+
+logger = logging.getLogger(__name__)
+
+
+#: Requests handled at once beyond those that compute: while these talk HTTP, the cores have work.
+MORE_LANES = 2
+UNUSABLE = "the model cannot be used; the log has the cause."
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a service: rows a batch, seconds a batch waits, rows queued, seconds a request may wait.
+
+    `readers` requests are decoded at once; more would only take turns on the cores.
+    """
+
+    batch_rows: int
+    batch_wait: float = 0.005
+    queue_rows: int = 1024
+    timeout: float = 60
+    readers: int = 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it came; `is_gone` tells whether its caller has hung up."""
+
+    body: bytes
+    content_type: str | None = None
+    accept: str | None = None
+    caller: Caller = field(default_factory=Caller)
+    is_gone: Callable[[], bool] = bool
+
+
+class Answer(NamedTuple):
+    """An answer's body and its media type."""
+
+    body: bytes
+    content_type: str
+
+
+class ScoringService:
+    """Scores requests with one model, and is the only one to touch it.
+
+    `start` returns at once; the model thread loads the model. A framework's model is used by the one
+    thread that loaded it, which computes in batches. An engine that any thread may use says by the model's
+    attribute `concurrency` how many computing at once pay, and each request is computed by the thread that
+    read it; `max_batch_rows` says how many rows at once pay. `on_failure` is called, once, with the error
+    that made the service unable to score: loading failed, or the model thread died. `observe` is told the
+    seconds of each stage (read, queue, predict, write) and the `rows` that were computed at once.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        context: Context,
+        limits: Limits,
+        *,
+        on_ready: Callable[[], None],
+        on_failure: Callable[[BaseException], None],
+        observe: Callable[[str, float], None],
+    ) -> None:
+        self.algorithm = algorithm.require("model_fn", "predict_fn")
+        self.limits = limits
+        self.failure: BaseException | None = None
+        self._context = context
+        self._on_ready = on_ready
+        self._on_failure = on_failure
+        self._observe = observe
+        self._loaded = threading.Event()
+        self._lock = threading.Lock()
+        #: How many requests should be handled at once; 0: any number, as they wait for the model thread.
+        self.lanes = 0
+        self._places = threading.Semaphore(limits.readers)
+        self._batcher = Batcher(limits.batch_rows, limits.batch_wait, limits.queue_rows)
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    def start(self) -> None:
+        """Begin to load the model in its thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what is queued and end the model thread; at most `timeout` seconds."""
+        self._batcher.close()
+        self._thread.join(self.limits.timeout)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the model has been ready at some time."""
+        return self._loaded.is_set()
+
+    def count_queued(self) -> int:
+        """Count the rows that wait for the model."""
+        return self._batcher.queued_rows
+
+    def check(self) -> None:
+        """Return if requests can be scored; raise `ModelNotReady` while loading, else `ModelError`."""
+        if self.failure is not None:
+            raise ModelError(UNUSABLE)
+        if not self._loaded.is_set():
+            raise ModelNotReady("the model is still loading; try again in a second.")
+
+    def invoke(self, request: Request, default_accept: str) -> Answer:
+        """Score one request.
+
+        Raises the `TandemError` that fits: 400, 406 and 415 are the caller's fault, 500 the model's,
+        503 means that trying again later helps.
+        """
+        self.check()
+        algorithm, context = self.algorithm, replace(self._context, caller=request.caller)
+        answer_type = formats.negotiate(request.accept, algorithm.accepts, default_accept)
+        body_type = self._check_content_type(request.content_type)
+        score = self._score_here if self.lanes else self._score_in_batches
+        prediction = score(
+            partial(self._read, request.body, body_type, context),
+            Patience(self.limits.timeout, request.is_gone),
+        )
+        started = time.monotonic()
+        encoded = algorithm.output_fn(prediction, answer_type, context)
+        self._observe("write", time.monotonic() - started)
+        if isinstance(encoded, tuple):  # SageMaker's own toolkits allow (body, content type)
+            encoded, answer_type = encoded
+        if isinstance(encoded, str):
+            encoded = encoded.encode()
+        # Whatever holds bytes will do; bytes() alone would take a number for so many zeros.
+        return Answer(encoded if isinstance(encoded, bytes) else bytes(memoryview(encoded)), answer_type)
+
+    def _score_here(self, read: Callable[[], list[Any]], patience: Patience) -> Any:
+        """Compute in this thread; a request of many rows stops between its parts when it may not go on."""
+        with place(self._places, patience):
+            predictions: list[Any] = []
+            for part in read():
+                if predictions:
+                    patience.check()
+                try:
+                    predictions += self._compute([part])
+                except Exception as error:
+                    raise describe_failure(error) from error
+                except BaseException as error:
+                    self._fail(error)
+                    raise ModelError(UNUSABLE) from error
+        return merge_rows(predictions)
+
+    def _score_in_batches(self, read: Callable[[], list[Any]], patience: Patience) -> Any:
+        """Let the model thread compute, together with other requests."""
+        with self._batcher.arrival() as submit:
+            with place(self._places, patience):
+                works = [Work(part) for part in read()]
+            submit(works)
+        return merge_rows(await_predictions(works, patience))
+
+    def _read(self, body: bytes, content_type: str, context: Context) -> list[Any]:
+        """Give the request's rows, in parts of as many as are computed at once."""
+        started = time.monotonic()
+        try:
+            rows = self.algorithm.input_fn(body, content_type, context)
+        except ValueError as error:  # bytes that do not parse are the caller's fault
+            logger.info("input_fn refused a body of %s", content_type, exc_info=True)
+            raise UserError(f"the body could not be read as {content_type}: {error}") from error
+        self._observe("read", time.monotonic() - started)
+        parts = split_rows(rows, self._batcher.max_rows)
+        if not parts:
+            raise UserError("the request holds no rows; expected at least one.")
+        return parts
+
+    def _check_content_type(self, header: str | None) -> str:
+        content_type = formats.canonical_media_type(header or "application/octet-stream")
+        media_type = content_type.partition(";")[0]
+        known = map(formats.canonical_media_type, self.algorithm.content_types)
+        if not any(fnmatch.fnmatchcase(media_type, pattern) for pattern in known):
+            raise UnsupportedMediaType(
+                f"the Content-Type {media_type!r} cannot be read; "
+                f"expected one of {', '.join(self.algorithm.content_types)}."
+            )
+        return content_type
+
+    def _compute(self, parts: Sequence[Any]) -> list[Any]:
+        """Compute rows of equal likeness together; give each part its predictions."""
+        predict_fn = self.algorithm.predict_fn
+        assert predict_fn is not None  # noqa: S101  # required when the service was made
+        self._observe("rows", sum(map(count_rows, parts)))
+        started = time.monotonic()
+        prediction = predict_fn(merge_rows(parts), self._context.model, self._context)
+        self._observe("predict", time.monotonic() - started)
+        return split_prediction(prediction, parts)
+
+    # What follows runs in the model thread.
+
+    def _run(self) -> None:
+        try:
+            self._load()
+            if not self.lanes:
+                compute_batches(self._batcher, self._compute_works)
+        except BaseException as error:  # noqa: BLE001  # the rim of the thread
+            self._fail(error)
+
+    def _load(self) -> None:
+        model_fn = self.algorithm.model_fn
+        assert model_fn is not None  # noqa: S101  # required when the service was made
+        model = model_fn(self._context.model_dir, self._context)
+        self._context = replace(self._context, model=model)
+        self._batcher.max_rows = min(self.limits.batch_rows, getattr(model, "max_batch_rows", sys.maxsize))
+        if concurrency := getattr(model, "concurrency", None):
+            self.lanes = concurrency + MORE_LANES
+            self._places = threading.Semaphore(self.lanes)
+        self._loaded.set()
+        self._on_ready()
+        logger.info("the model is ready")
+
+    def _compute_works(self, batch: list[Work]) -> list[Any]:
+        now = time.monotonic()
+        for work in batch:
+            self._observe("queue", now - work.arrived)
+        return self._compute([work.rows for work in batch])
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            if self.failure is not None:
+                return
+            self.failure = error
+        if isinstance(error, (TandemError, OSError)):
+            logger.error("%s", error)
+        else:
+            logger.error("the model cannot be used", exc_info=error)
+        self._batcher.fail_all(ModelError(UNUSABLE))
+        self._on_failure(error)

@@ -1,0 +1,35 @@
+"""What a step computes: the rate it learns at, and the weights of labels."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from algorithms.image_classifier.training.step import Optimization, _schedule, balance_labels
+
+
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=20).filter(any))
+def test_balanced_labels_count_the_same_and_the_mean_picture_counts_one(counts):
+    """A label without pictures counts nothing."""
+    weights = balance_labels(counts)
+    shares = [weight * count for weight, count in zip(weights, counts, strict=True) if count]
+    assert shares == pytest.approx([shares[0]] * len(shares))
+    assert sum(shares) / sum(counts) == pytest.approx(1)
+
+
+def test_the_rate_falls_to_nothing_at_the_last_step():
+    rate = _schedule(Optimization([1], learning_rate=0.1, steps=100))
+    values = [float(rate(step)) for step in range(101)]
+    assert values[0] == pytest.approx(0.1)
+    assert values[100] == pytest.approx(0, abs=1e-8)
+    assert values == sorted(values, reverse=True)
+
+
+def test_the_whole_network_starts_at_a_rate_of_its_own():
+    """Both phases fall to nothing."""
+    rate = _schedule(Optimization([1], learning_rate=0.1, steps=50, frozen_steps=20, fine_tuning_rate=0.01))
+    assert float(rate(0)) == pytest.approx(0.1)
+    assert float(rate(19)) < 0.001
+    assert float(rate(20)) == pytest.approx(0.01)
+    assert float(rate(50)) == pytest.approx(0, abs=1e-8)
+    assert np.all(np.diff([float(rate(step)) for step in range(20, 51)]) < 0)

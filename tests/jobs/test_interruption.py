@@ -1,0 +1,128 @@
+"""The real `train`, interrupted and started again: it ends with what it would have ended with anyway."""
+
+import json
+import random
+import re
+import signal
+
+import pytest
+from bench.attempts import Interrupt, Job
+from bench.interruption import Reference
+
+from bench import interruption
+from painted import write_pictures
+
+TERM, KILL = signal.SIGTERM, signal.SIGKILL
+#: With these the first epoch has the lowest val_loss: its weights come back from a checkpoint at the end.
+SMALL = {
+    "epochs": "4",
+    "early_stopping": "3",
+    "learning_rate": "0.01",
+    "seed": "8",
+    "batch_size": "8",
+    "image_size": "8",
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """120 pictures: 12 steps an epoch."""
+    return write_pictures(tmp_path_factory.mktemp("pictures"), count=40)
+
+
+@pytest.fixture
+def make_job(tmp_path, pictures):
+    return lambda name="ml", **changes: Job.make(tmp_path / name, pictures, **{**SMALL, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, pictures):
+    """A job that nothing interrupted, and what it came to."""
+    job = Job.make(tmp_path_factory.mktemp("finished") / "ml", pictures, **SMALL)
+    return job, Reference.make(job)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "between"),
+    [([TERM], interruption.leave), ([KILL], interruption.cut_newest)],
+    ids=["TERM", "KILL, and the newest checkpoint cut in half"],
+)
+def test_an_interrupted_training_ends_as_if_nothing_had_happened(make_job, finished, numbers, between):
+    """Equal weights, metrics and lines of epochs, bit by bit, after interrupts at random steps."""
+    _, reference = finished
+    interrupts = interruption.choose(random.Random(1), 2, reference.steps, numbers)
+    row = interruption.interrupt("a test", make_job(), reference, interrupts, between)
+    assert row.same_weights
+    assert row.same_curve
+    assert row.kills
+    assert row.repeated == 0 or numbers != [TERM]
+
+
+def test_a_kill_while_a_checkpoint_is_written_costs_that_one_only(make_job, finished):
+    job = make_job()
+    row = interruption.interrupt("a test", job, finished[1], [Interrupt(KILL, saves=2)], interruption.leave)
+    assert row.same_weights
+    assert row.same_curve
+    assert row.kills == 1
+    assert job.leftovers == []
+
+
+def test_a_stop_leaves_the_model_so_far_and_a_checkpoint_of_the_very_step(make_job):
+    job = make_job()
+    attempt = job.start(Interrupt(TERM, steps=17))
+    assert attempt.status == 0, attempt.log
+    assert (job.root / "model" / "model.h5").is_file()
+    assert not list((job.root / "model").rglob("*checkpoint*"))
+    epoch, step = attempt.steps[-1]
+    assert job.checkpoints[-1].name == f"checkpoint-algo-1-{epoch:06}-{step:06}.npz"
+    assert not (job.root / "output" / "failure").exists()
+
+
+def test_a_finished_job_that_is_started_again_only_leaves_its_model(finished):
+    job, reference = finished
+    attempt = job.start()
+    assert attempt.status == 0, attempt.log
+    assert attempt.steps == []
+    assert reference.has_weights_of(job)
+
+
+def test_a_full_disk_ends_the_job_with_its_cause_and_costs_no_checkpoint(make_job, finished):
+    job, reference = finished
+    size = job.checkpoints[-1].stat().st_size
+    try:
+        row, failure = interruption.fill_disk(make_job(), reference, size)
+    except PermissionError as error:
+        pytest.skip(str(error))
+    assert re.match(
+        r"the disk is full: a checkpoint needs \d+ bytes in \S+/checkpoints, which has \d+", failure
+    )
+    assert row.same_weights
+    assert row.same_curve
+
+
+def set_hyperparameters(job, **changes):
+    path = job.root / "input" / "config" / "hyperparameters.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_the_checkpoint_of_another_training_is_refused_and_more_epochs_are_not(make_job):
+    job = make_job(epochs="1")
+    assert job.start().status == 0
+    set_hyperparameters(job, batch_size="4")
+    refused = job.start()
+    assert refused.status == 1, refused.log
+    failure = (job.root / "output" / "failure").read_text()
+    assert "batch_size was 8 and is 4 now" in failure
+    assert "empty the checkpoint location" in failure
+    set_hyperparameters(job, batch_size="8", epochs="2")
+    resumed = job.start()
+    assert resumed.status == 0, resumed.log
+    assert {epoch for epoch, _ in resumed.steps} == {2}
+    assert "epochs was 1 and is 2 now" in resumed.log
+
+
+def test_a_job_that_asks_for_no_checkpoints_keeps_none(make_job):
+    job = make_job(epochs="1")
+    (job.root / "input" / "config" / "checkpointconfig.json").unlink()
+    assert job.start().status == 0
+    assert not (job.root / "checkpoints").exists()

@@ -1,0 +1,51 @@
+"""Gzip is taken off where it is, and where it is damaged the sentence says so."""
+
+import gzip
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tandem.errors import UserError
+from tandem.records.compression import decompress
+
+
+def unpack(content):
+    with decompress(io.BufferedReader(io.BytesIO(content)), "here") as stream:
+        return stream.read()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.binary(max_size=1000), min_size=1, max_size=4))
+def test_members_one_after_the_other_are_one_stream(parts):
+    """As objects of S3 are that were compressed one by one."""
+    assert unpack(b"".join(map(gzip.compress, parts))) == b"".join(parts)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f", b"\x1f\x8b", b"plain text", b"\x89PNG"])
+def test_what_is_not_gzip_stays_as_it_is(content):
+    assert unpack(content) == content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(b"x" * 1000)[:-4],
+        gzip.compress(b"x" * 1000)[:15],
+        gzip.compress(b"x") + b"what is this",
+        gzip.compress(b"x" * 1000)[:-8] + bytes(8),
+        b"\x1f\x8b\x08" + bytes(7) + b"\xff\xff\xff",
+    ],
+)
+def test_damage_is_one_sentence(content):
+    with pytest.raises(
+        UserError, match="here: its gzip cannot be unpacked: .*; the file is damaged or cut off"
+    ):
+        unpack(content)
+
+
+def test_closing_closes_what_is_below():
+    below = io.BufferedReader(io.BytesIO(gzip.compress(b"x")))
+    decompress(below, "here").close()
+    assert below.closed
