@@ -52,6 +52,7 @@ lint: environment ## ruff, mypy and shellcheck
 	$(VENV)/bin/python -m ruff check . $(EXECUTABLES)
 	$(VENV)/bin/python -m ruff format --check . $(EXECUTABLES)
 	MYPYPATH=local_test $(VENV)/bin/python -m mypy program local_test bench
+	PYTHONPATH=program $(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 
 lock: environment ## write docker/requirements/*.txt anew from *.in (LOCK_ARGS=--upgrade for newer versions)

@@ -64,11 +64,11 @@ def test_the_open_kernel_modules_version_is_read_too(host, tmp_path):
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from backends import compat
+from backends import cuda_compat
 from tandem.runtime.devices import Build
-compat.COMPAT, compat.DRIVER = Path(sys.argv[1]), Path(sys.argv[2])
+cuda_compat.COMPAT, cuda_compat.DRIVER = Path(sys.argv[1]), Path(sys.argv[2])
 print("start", os.getpid(), flush=True)
-compat.enter_compat(Build("TensorFlow 2.21.0", "12.5.1"))
+cuda_compat.enter_compat(Build("TensorFlow 2.21.0", "12.5.1"))
 print("ran", os.getpid(), os.environ.get("LD_LIBRARY_PATH"), sys.argv[3])
 """
 

@@ -32,7 +32,7 @@ MODULES = {
     "tarfile",
 }
 BUILTINS = {"eval", "exec", "compile", "__import__"}
-#: A user's own program is code; what its archive may hold, tests/test_submission.py says.
+#: A user's own program is code; what its archive may hold, tests/script_mode/test_submission.py says.
 ALLOWED = {"initial_weights.py": ["tarfile"], "archives.py": ["tarfile"]}
 #: What must be said in a call of that name.
 SAFELY = {

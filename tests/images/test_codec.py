@@ -32,7 +32,7 @@ from picture_files import (
 from tandem.errors import ImageError, UserError
 from tandem.images.codec import Preprocessing, decode, from_array, preprocess, read
 
-PROGRAM = Path(__file__).resolve().parent.parent / "program"
+PROGRAM = Path(__file__).resolve().parents[2] / "program"
 UPRIGHT = {
     1: PICTURE,
     2: PICTURE[:, ::-1],

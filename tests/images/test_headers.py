@@ -34,7 +34,7 @@ from tandem.images import limits
 from tandem.images.codec import decode, from_array
 from tandem.images.headers import read_header
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def refuse(body, kind, sentence="."):

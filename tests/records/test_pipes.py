@@ -174,7 +174,7 @@ def test_a_signal_reaches_a_process_that_waits_for_its_writer(tmp_path):
     os.mkfifo(tmp_path / "training_0")
     program = (
         "import pathlib, signal, sys, threading\n"
-        "from tandem import pipes\n"
+        "from tandem.records import pipes\n"
         "stop = threading.Event()\n"
         "signal.signal(signal.SIGTERM, lambda *_: stop.set())\n"
         "print('waits', flush=True)\n"

@@ -25,7 +25,7 @@ from nvml.machine import (
 from tandem.errors import UserError
 from tandem.runtime.devices import Build, Decision, Gpu, Probe, decide, probe
 
-PROGRAM = Path(__file__).resolve().parent.parent / "program"
+PROGRAM = Path(__file__).resolve().parents[2] / "program"
 CUDA_12 = Build("TensorFlow 2.21.0", "12.5.1", ("sm_60", "sm_70", "sm_80", "sm_89", "compute_90"))
 CUDA_11 = Build("TensorFlow 2.14.1", "11.8", ("sm_35", "sm_50", "sm_60", "sm_70", "sm_75", "compute_80"))
 CUDA_13 = Build("TensorFlow 9.9", "13.0", ("sm_75", "compute_120"))

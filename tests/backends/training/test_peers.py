@@ -85,7 +85,7 @@ def test_a_host_that_comes_late_is_waited_for(tmp_path):
     code = """
 import logging, socket, sys, threading
 logging.basicConfig(level=logging.INFO)
-from backends import peers
+from backends.training import peers
 peers.await_peers(["algo-1", "algo-2"], sys.argv[1], 8890, 60, threading.Event())
 with socket.create_server(("", 8890)):
     sys.stdin.read()
