@@ -19,12 +19,14 @@ SMALL_MODEL = 4 << 20
 PROCESS_BYTES = 512 << 20
 BYTES_PER_MODEL_BYTE = 8
 #: Processes that may end, one after the other, before the model was loaded: more will do no better.
-MOST_LOST_STARTS = 3
+MAX_LOST_STARTS = 3
 
 
 #: Bytes of request bodies that a process may have at once, at most, and the share of its memory.
 MAX_BODY_BYTES = 256 << 20
 BODY_SHARE = 8
+
+LOADING, READY, FAILED = range(3)
 
 
 @dataclass(frozen=True)
@@ -62,43 +64,54 @@ def make_plan(
 
 
 class Fleet:
-    """Which process has which slot, and so which GPU; a process that follows a dead one takes over its slot.
+    """The slots of the serving processes, one a GPU; a process that replaces another takes over its slot.
 
     Made before the processes are forked, it shares with them which are ready.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._taken: dict[int, int] = {}
+        self._slots: dict[int, int] = {}  # by the age of the process
         self._lost_starts = 0
-        self._ready = mmap.mmap(-1, size + 1)  # a byte a slot; the last one: all have been ready once
+        self._has_failed = False
+        self._states = mmap.mmap(-1, size + 1)  # a byte a slot; the last one: all have been ready once
 
     def take(self, age: int) -> int:
-        """Give the process born as number `age` a free slot."""
-        slot = min(set(range(self._size)) - set(self._taken.values()), default=0)
-        self._taken[age] = slot
-        self._ready[slot] = 0
+        """Return a free slot for the process with number `age`."""
+        slot = min(set(range(self._size)) - set(self._slots.values()), default=0)
+        self._slots[age] = slot
+        self._states[slot] = LOADING
         return slot
 
     def free(self, age: int) -> None:
         """Free the slot of a process that ended."""
-        slot = self._taken.pop(age, None)
-        if slot is not None:
-            self._lost_starts = 0 if self._ready[slot] else self._lost_starts + 1
-            self._ready[slot] = 0
+        slot = self._slots.pop(age, None)
+        if slot is None:
+            return
+        self._lost_starts = 0 if self._states[slot] == READY else self._lost_starts + 1
+        self._has_failed = self._has_failed or self._states[slot] == FAILED
+        self._states[slot] = LOADING
 
     def mark_ready(self, slot: int) -> None:
-        """Say, in its own process, that a slot's model is loaded."""
-        self._ready[slot] = 1
-        if all(self._ready[: self._size]):
-            self._ready[self._size] = 1
+        """Record, in the process that has the slot, that its model is loaded."""
+        self._states[slot] = READY
+        if all(state == READY for state in self._states[: self._size]):
+            self._states[self._size] = READY
+
+    def mark_failed(self, slot: int) -> None:
+        """Record, in the process that has the slot, that its model cannot be loaded."""
+        self._states[slot] = FAILED
 
     @property
-    def is_hopeless(self) -> bool:
-        """Whether process after process has ended without having been ready."""
-        return self._lost_starts >= MOST_LOST_STARTS
+    def end_reason(self) -> str:
+        """Why starting more processes will not help; empty as long as it may."""
+        if self._has_failed:
+            return "the model cannot be loaded"
+        if self._lost_starts >= MAX_LOST_STARTS:
+            return "process after process ended before its model was loaded; is there memory enough for it?"
+        return ""
 
     @property
     def is_complete(self) -> bool:
         """Whether all processes have been ready once: before, a request might meet one that still loads."""
-        return bool(self._ready[self._size])
+        return bool(self._states[self._size])

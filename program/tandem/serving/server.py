@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 #: Open files and connections of a process, where the system allows as many.
 MAX_DESCRIPTORS = 65_536
-#: Exit status of a serving process that died after it was ready: gunicorn starts another one.
+#: Exit status of a serving process that cannot go on.
 DIED = 1
 
 
@@ -129,11 +129,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """
         self._heartbeat = asyncio.create_task(self._notify())
         if self._plan.workers > 1 and self._fleet.is_complete and self._service is not None:
-            while not await asyncio.to_thread(self._service.wait, 1.0):
-                pass
+            await asyncio.to_thread(self._service.wait)
 
     async def _notify(self) -> None:
-        """Tell gunicorn that the loop is alive; uvicorn does by the clock on the wall, which may be set."""
+        """Tell gunicorn that the loop is alive, as uvicorn does, and also after the clock was set."""
         while True:
             self._worker.notify()
             await asyncio.sleep(10)
@@ -143,15 +142,12 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         os.environ.update(self._environment())
 
     def _on_child_exit(self, _master: Any, worker: Any) -> None:
-        """Free what a process had; end the server where one after the other ends before it was ready."""
-        was_hopeless = self._fleet.is_hopeless
+        """Free what a process had, and end the server, once, where another process would not help."""
+        was_ending = bool(self._fleet.end_reason)
         self._fleet.free(worker.age)
         forget_process(worker.pid)
-        if self._fleet.is_hopeless and not was_hopeless:
-            raise HaltServer(
-                "process after process ended before its model was loaded; is there memory enough for it?",
-                Arbiter.WORKER_BOOT_ERROR,
-            )
+        if not was_ending and self._fleet.end_reason:
+            raise HaltServer(self._fleet.end_reason, Arbiter.WORKER_BOOT_ERROR)
 
     def _limits(self, algorithm: Algorithm) -> Limits:
         return Limits(
@@ -167,10 +163,11 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         return self._decision.environment(self._slot % len(gpus) if gpus else None)
 
     def _end_process(self, _error: BaseException) -> None:
-        """End this process: one that was never ready ends the container with it, another one is replaced."""
-        ready = self._service is not None and self._service.loaded
+        """End this process; gunicorn replaces it if its model was ready, and else ends the server."""
+        if self._service is None or not self._service.loaded:
+            self._fleet.mark_failed(self._slot)
         logging.shutdown()
-        os._exit(DIED if ready else Arbiter.WORKER_BOOT_ERROR)
+        os._exit(DIED)
 
 
 def _find_algorithm(settings: Settings) -> Algorithm:

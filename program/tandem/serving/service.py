@@ -116,9 +116,9 @@ class ScoringService:
         """Whether the model has been ready at some time."""
         return self._loaded.is_set()
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for the model to be loaded; return whether it is."""
-        return self._loaded.wait(seconds)
+    def wait(self) -> None:
+        """Wait until the model has been loaded."""
+        self._loaded.wait()
 
     def count_queued(self) -> int:
         """Count the rows that wait for the model."""
