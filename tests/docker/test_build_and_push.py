@@ -187,7 +187,7 @@ class TestPush:
         first = read_digest()
         make_image(image, b"another content")
         sentence = refuse(name, "v1", "--local", image, env=env)
-        assert f"{name}:v1 is there already (sha256:" in sentence
+        assert f"{name}:v1 exists already (sha256:" in sentence
         assert "--overwrite" in sentence
         assert read_digest() == first
         done = run(name, "v1", "--local", image, "--overwrite", env=env)
@@ -247,7 +247,7 @@ class TestPush:
             tmp_path, env, f"""push*) docker "$@"; {put} --image-manifest '{manifest}'; exit ;;"""
         )
         sentence = refuse(name, "v1", "--local", image, env=env)
-        assert f"was pushed as {OCI_MANIFEST}, which SageMaker's CreateModel refuses" in sentence
+        assert f"was pushed as {OCI_MANIFEST}, which SageMaker's CreateModel rejects" in sentence
         assert f"aws ecr batch-delete-image --repository-name {name} --image-ids imageTag=v1" in sentence
 
     def test_containerd_store_is_pushed_from_by_buildx(self, env, image, name, tmp_path):
@@ -318,7 +318,7 @@ class TestRefusals:
         ("code", "words"),
         [
             ("ExpiredToken", "the AWS credentials have expired"),
-            ("InvalidClientTokenId", "does not take these credentials"),
+            ("InvalidClientTokenId", "rejects these credentials"),
         ],
     )
     def test_credentials_that_aws_refuses(self, env, image, name, code, words):
@@ -333,7 +333,7 @@ class TestRefusals:
             sentence = refuse(name, "v1", "--local", image, env={**env, **key})
         resource = f"arn:aws:ecr:us-west-2:{ACCOUNT}:repository/{name}"
         statement = {"Effect": "Allow", "Action": "ecr:CreateRepository", "Resource": resource}
-        assert "may not do ecr:CreateRepository" in sentence
+        assert "are not allowed to perform ecr:CreateRepository" in sentence
         assert json.dumps(statement) in sentence
 
     def test_login_without_permission(self, ecr, env, image, name):
@@ -451,7 +451,7 @@ class TestArguments:
         """What ECR would refuse as a name is refused at once."""
         done = run(name, "v1", "--dry-run", env=commands)
         assert done.returncode == 2
-        assert "cannot name an ECR repository" in done.stderr or "no option" in done.stderr
+        assert "is not a valid name for an ECR repository" in done.stderr or "no option" in done.stderr
 
     @pytest.mark.parametrize("name", ["digits", "a/b", "team-1/digits_2", "a__b", "a--b.c"])
     def test_names_that_ecr_takes(self, commands, name):
@@ -463,10 +463,10 @@ class TestArguments:
         [
             ([], "NAME"),
             (["digits", "v1", "more"], '"more"'),
-            (["digits", "latest"], '"latest" does not tell'),
-            (["digits", "v1/2"], '"v1/2" cannot be a tag'),
-            (["digits", ".v1"], '".v1" cannot be a tag'),
-            (["digits", "v" * 129], "cannot be a tag"),
+            (["digits", "latest"], '"latest" does not identify'),
+            (["digits", "v1/2"], '"v1/2" is not a valid tag'),
+            (["digits", ".v1"], '".v1" is not a valid tag'),
+            (["digits", "v" * 129], "is not a valid tag"),
             (["digits", "v1", "--image", "tpu"], 'not "tpu"'),
             (["digits", "v1", "--image", ""], "--image needs a value"),
             (["digits", "v1", "--push"], "no option --push"),
@@ -474,8 +474,8 @@ class TestArguments:
             (["digits", "--local", "digits:latest"], "give a TAG"),
             (["digits", "--local", "localhost:5000/digits"], "give a TAG"),
             (["digits", "--local", "digits@sha256:0123"], "give a TAG"),
-            (["digits", "v1", "--local", "digits:1", "--image", "gpu"], "--local takes an image as it is"),
-            (["digits", "v1", "--local", "digits:1", "CUDA=11"], "--local takes an image as it is"),
+            (["digits", "v1", "--local", "digits:1", "--image", "gpu"], "--local pushes an image as it is"),
+            (["digits", "v1", "--local", "digits:1", "CUDA=11"], "--local pushes an image as it is"),
         ],
     )
     def test_misuse_is_told(self, commands, arguments, words):
