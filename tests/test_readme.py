@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def render_table(head, rows):
-    """Return the Markdown table that must be in the README; if a test fails, paste the table that it prints."""
+    """Return the Markdown table that must be in the README; a failing test prints it, ready to paste."""
     lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
     return "\n".join(lines).replace("| --- |", "|---|").replace("| --- |", "|---|")
 
