@@ -45,7 +45,7 @@ test-sdk: $(VENV)/sdk2/installed $(VENV)/sdk3/installed ## the real SageMaker SD
 	$(MAKE) --no-print-directory cpu-image IMAGE=tandem TAG=cpu
 	REQUIRE_SDK=1 $(VENV)/bin/python -m pytest -m sdk $(PYTEST_ARGS)
 
-fuzz: environment ## throw 250,000 broken inputs at the decoders, for some minutes (FUZZ_ARGS= --seed, --inputs, --jobs, …)
+fuzz: environment ## test the decoders with 250,000 mutated files; takes a few minutes (FUZZ_ARGS= --seed, --inputs, --jobs, …)
 	PYTHONPATH=program:tests $(VENV)/bin/python -m fuzz $(FUZZ_ARGS)
 
 lint: environment ## run ruff, mypy, import-linter and shellcheck

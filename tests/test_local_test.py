@@ -318,7 +318,7 @@ class TestContainer:
 
     @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
     def test_gpus(self, tree, test_dir, docker, script):
-        """GPUS is passed to docker as one argument, whatever characters it contains."""
+        """GPUS is passed to docker as one argument, with all its characters."""
         gpus = '"device=0,1"'
         run(tree / "local_test" / script, "image", TEST_DIR=str(test_dir), GPUS=gpus, **docker.env)
         assert docker.calls()[0][4:6] == ["--gpus", gpus]

@@ -29,7 +29,7 @@ def run(*arguments, env, script=SCRIPT):
     )
 
 
-def refuse(*arguments, env, status=1, script=SCRIPT):
+def fail_with_message(*arguments, env, status=1, script=SCRIPT):
     """Run the script, which must fail; return its error message."""
     done = run(*arguments, env=env, script=script)
     assert done.returncode == status, done
@@ -186,7 +186,7 @@ class TestPush:
         assert run(name, "v1", "--local", image, env=env).returncode == 0
         first = read_digest()
         make_image(image, b"another content")
-        sentence = refuse(name, "v1", "--local", image, env=env)
+        sentence = fail_with_message(name, "v1", "--local", image, env=env)
         assert f"{name}:v1 exists already (sha256:" in sentence
         assert "--overwrite" in sentence
         assert read_digest() == first
@@ -201,14 +201,14 @@ class TestPush:
         assert run(name, "v1", "--local", image, "--immutable-tags", env=env).returncode == 0
         query = ["--query", "repositories[0].imageTagMutability", "--output", "text"]
         assert ecr.aws("ecr", "describe-repositories", "--repository-names", name, *query) == "IMMUTABLE"
-        sentence = refuse(name, "v1", "--local", image, "--overwrite", env=env)
+        sentence = fail_with_message(name, "v1", "--local", image, "--overwrite", env=env)
         assert "tags are immutable; give another TAG" in sentence
         assert run(name, "v2", "--local", image, "--immutable-tags", env=env).returncode == 0
 
     def test_an_existing_repository_is_not_changed(self, ecr, env, image, name):
         """--immutable-tags is rejected, with instructions, if the repository exists with mutable tags."""
         ecr.aws("ecr", "create-repository", "--repository-name", name)
-        sentence = refuse(name, "v1", "--local", image, "--immutable-tags", env=env)
+        sentence = fail_with_message(name, "v1", "--local", image, "--immutable-tags", env=env)
         assert f"aws ecr put-image-tag-mutability --repository-name {name}" in sentence
 
     def test_china_has_its_own_registries(self, env, image, name):
@@ -235,7 +235,7 @@ class TestPush:
     def test_a_failed_build_is_not_pushed(self, ecr, env, name, tree):
         """If the build fails, the error says so and the repository stays empty."""
         (tree / "content").unlink()
-        sentence = refuse(name, "v1", env=env, script=tree / "build_and_push.sh")
+        sentence = fail_with_message(name, "v1", env=env, script=tree / "build_and_push.sh")
         assert "building the cpu image failed" in sentence
         assert json.loads(ecr.aws("ecr", "list-images", "--repository-name", name))["imageIds"] == []
 
@@ -246,7 +246,7 @@ class TestPush:
         env = put_before_docker(
             tmp_path, env, f"""push*) docker "$@"; {put} --image-manifest '{manifest}'; exit ;;"""
         )
-        sentence = refuse(name, "v1", "--local", image, env=env)
+        sentence = fail_with_message(name, "v1", "--local", image, env=env)
         assert f"was pushed as {OCI_MANIFEST}, which SageMaker's CreateModel rejects" in sentence
         assert f"aws ecr batch-delete-image --repository-name {name} --image-ids imageTag=v1" in sentence
 
@@ -273,7 +273,9 @@ class TestPush:
     def test_containerds_image_store_requires_buildx(self, env, image, name, tmp_path):
         """If the engine would push an OCI image and buildx is not installed, the script fails."""
         cases = "info*) echo '[[driver-type io.containerd.snapshotter.v1]]'; exit ;; buildx*) exit 1 ;;"
-        sentence = refuse(name, "v1", "--local", image, env=put_before_docker(tmp_path, env, cases))
+        sentence = fail_with_message(
+            name, "v1", "--local", image, env=put_before_docker(tmp_path, env, cases)
+        )
         assert "install docker buildx" in sentence
 
     def test_the_password_is_neither_printed_nor_left_in_a_file(self, env, image, name, tmp_path):
@@ -292,25 +294,25 @@ class TestRefusals:
         """The error says that Docker is not installed."""
         for command in ("bash", "cat", "dirname", "env", "git", "mktemp", "rm"):
             (tmp_path / command).symlink_to(shutil.which(command))
-        assert "no Docker client" in refuse("digits", "v1", env={**env, "PATH": str(tmp_path)})
+        assert "no Docker client" in fail_with_message("digits", "v1", env={**env, "PATH": str(tmp_path)})
 
     def test_without_an_aws_client(self, env, tmp_path):
         """The error says that the AWS CLI is not installed."""
         for command in ("bash", "cat", "dirname", "docker", "env", "git", "mktemp", "rm"):
             (tmp_path / command).symlink_to(shutil.which(command))
-        assert "no AWS CLI (aws)" in refuse("digits", "v1", env={**env, "PATH": str(tmp_path)})
+        assert "no AWS CLI (aws)" in fail_with_message("digits", "v1", env={**env, "PATH": str(tmp_path)})
 
     def test_an_engine_that_does_not_answer(self, env, tmp_path):
         """The error names the engine's address."""
         socket = f"unix://{tmp_path}/docker.sock"
-        sentence = refuse("digits", "v1", env={**env, "DOCKER_HOST": socket})
+        sentence = fail_with_message("digits", "v1", env={**env, "DOCKER_HOST": socket})
         assert "the Docker engine does not answer" in sentence
         assert socket in sentence
 
     def test_without_credentials(self, env, image, name):
         """The error says how to set credentials."""
         del env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"]
-        sentence = refuse(name, "v1", "--local", image, env=env)
+        sentence = fail_with_message(name, "v1", "--local", image, env=env)
         assert "finds no credentials" in sentence
         assert "AWS_PROFILE" in sentence
 
@@ -324,13 +326,15 @@ class TestRefusals:
     def test_credentials_that_aws_rejects(self, env, image, name, code, words):
         """The error distinguishes expired credentials from wrong ones."""
         with refusing_sts(code) as endpoint:
-            assert words in refuse(name, "v1", "--local", image, env={**env, "AWS_ENDPOINT_URL": endpoint})
+            assert words in fail_with_message(
+                name, "v1", "--local", image, env={**env, "AWS_ENDPOINT_URL": endpoint}
+            )
 
     def test_without_permission(self, ecr, env, image, name):
         """The error names the missing action and the policy statement that allows it."""
         allowed = ["ecr:DescribeRepositories", "ecr:DescribeImages"]
         with limited_user(ecr, name.rsplit("/")[-1], allowed) as key:
-            sentence = refuse(name, "v1", "--local", image, env={**env, **key})
+            sentence = fail_with_message(name, "v1", "--local", image, env={**env, **key})
         resource = f"arn:aws:ecr:us-west-2:{ACCOUNT}:repository/{name}"
         statement = {"Effect": "Allow", "Action": "ecr:CreateRepository", "Resource": resource}
         assert "are not allowed to perform ecr:CreateRepository" in sentence
@@ -341,31 +345,35 @@ class TestRefusals:
         ecr.aws("ecr", "create-repository", "--repository-name", name)
         allowed = ["ecr:DescribeRepositories", "ecr:DescribeImages"]
         with limited_user(ecr, name.rsplit("/")[-1], allowed) as key:
-            sentence = refuse(name, "v1", "--local", image, env={**env, **key})
+            sentence = fail_with_message(name, "v1", "--local", image, env={**env, **key})
         statement = {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"}
         assert json.dumps(statement) in sentence
 
     def test_an_unknown_region(self, env, image, name):
         """If the region's endpoint cannot be reached, the error asks whether the region exists."""
         del env["AWS_ENDPOINT_URL"]
-        sentence = refuse(name, "v1", "--local", image, env={**env, "AWS_REGION": "us-nowhere-7"})
+        sentence = fail_with_message(name, "v1", "--local", image, env={**env, "AWS_REGION": "us-nowhere-7"})
         assert 'is "us-nowhere-7" an AWS region' in sentence
 
     def test_credentials_of_another_partition(self, env, image, name):
         """Credentials are rejected if the region belongs to another partition."""
-        sentence = refuse(name, "v1", "--local", image, env={**env, "AWS_REGION": "us-isof-south-1"})
+        sentence = fail_with_message(
+            name, "v1", "--local", image, env={**env, "AWS_REGION": "us-isof-south-1"}
+        )
         assert "us-isof-south-1 belongs to the partition aws-iso-f" in sentence
 
     def test_an_image_for_another_platform(self, ecr, env, name):
         """An image that SageMaker cannot run is not pushed."""
         image = make_image("tandem-push:arm", b"content", platform="linux/arm64")
-        assert "is for linux/arm64, but SageMaker runs linux/amd64" in refuse(
+        assert "is for linux/arm64, but SageMaker runs linux/amd64" in fail_with_message(
             name, "v1", "--local", image, env=env
         )
 
     def test_a_missing_image(self, env, name):
         """The error names the image that the engine does not have."""
-        assert "no image tandem-push:none" in refuse(name, "v1", "--local", "tandem-push:none", env=env)
+        assert "no image tandem-push:none" in fail_with_message(
+            name, "v1", "--local", "tandem-push:none", env=env
+        )
 
 
 class TestDryRun:
@@ -438,7 +446,7 @@ class TestDryRun:
     def test_a_region_is_required(self, commands):
         """Without a region, the error says how to set one; an account is not required."""
         del commands["AWS_REGION"]
-        assert "no AWS region is set" in refuse("digits", "v1", "--dry-run", env=commands)
+        assert "no AWS region is set" in fail_with_message("digits", "v1", "--dry-run", env=commands)
         done = run("digits", "v1", "--dry-run", env={**commands, "AWS_DEFAULT_REGION": "eu-west-1"})
         assert "eu-west-1.amazonaws.com/digits:v1" in done.stdout
 
@@ -480,18 +488,20 @@ class TestArguments:
     )
     def test_wrong_arguments_are_reported(self, commands, arguments, words):
         """Wrong arguments result in status 2 and a sentence that says what is wrong."""
-        assert words in refuse(*arguments, "--dry-run", env=commands, status=2)
+        assert words in fail_with_message(*arguments, "--dry-run", env=commands, status=2)
 
     def test_without_a_git_revision_a_tag_is_required(self, commands, tree):
         """If there is no git commit, TAG must be given."""
         shutil.rmtree(tree / ".git")
         script = tree / "build_and_push.sh"
         env = {**commands, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
-        assert "give a TAG" in refuse("digits", "--dry-run", env=env, script=script, status=2)
+        assert "give a TAG" in fail_with_message("digits", "--dry-run", env=env, script=script, status=2)
 
     def test_a_malformed_region(self, commands):
         """A malformed region is rejected with an error that names it."""
-        assert '"us_west"' in refuse("digits", "v1", "--dry-run", env={**commands, "AWS_REGION": "us_west"})
+        assert '"us_west"' in fail_with_message(
+            "digits", "v1", "--dry-run", env={**commands, "AWS_REGION": "us_west"}
+        )
 
     def test_help(self, commands):
         """--help describes every option, on standard output."""
