@@ -41,10 +41,14 @@ class Deadline:
 
     def check(self) -> None:
         """Raise `Overloaded` if the request may not go on."""
+        if self._is_cancelled or not self.left:
+            raise self.make_error()
+
+    def make_error(self) -> Overloaded:
+        """Return what a request that may not go on is answered with."""
         if self._is_cancelled:
-            raise Overloaded("the caller hung up.")
-        if not self.left:
-            raise Overloaded(f"no answer within {self._seconds:g} seconds; send fewer rows or try again.")
+            return Overloaded("the caller hung up.")
+        return Overloaded(f"no answer within {self._seconds:g} seconds; send fewer rows or try again.")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from tandem.runtime.resources import find_resources
 from tandem.serving.app import App
 from tandem.serving.fleet import Fleet, Plan, make_plan
 from tandem.serving.http import DRAIN_SECONDS, Worker
-from tandem.serving.monitoring import SHARED_FOLDER, Monitor, forget_process
+from tandem.serving.monitoring import SHARED_FOLDER, Monitor
 from tandem.serving.proxy import find_socket, serve_behind, start_proxy
 from tandem.serving.service import Limits, ScoringService
 from tandem.settings import Settings, render_settings
@@ -60,6 +60,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._bind = bind
         self._fleet = Fleet(plan.workers)
         self._slot = 0
+        self._ended: list[int] = []
         self._service: ScoringService | None = None
         self._worker: Any = None
         self._heartbeat: asyncio.Task[None] | None = None
@@ -89,7 +90,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Build the app in a serving process, after the fork; the model begins to load."""
         try:
             algorithm = _find_algorithm(self._settings)
-            monitor = Monitor(self._decision.device, self._settings.emf_seconds)
+            monitor = Monitor(self._decision.device, self._settings.emf_seconds, self._ended)
             context = Context(
                 model_dir=self._settings.base_dir / "model",
                 decision=self._decision,
@@ -145,7 +146,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Free what a process had, and end the server, once, where another process would not help."""
         was_ending = bool(self._fleet.end_reason)
         self._fleet.free(worker.age)
-        forget_process(worker.pid)
+        self._ended.append(worker.pid)
         if not was_ending and self._fleet.end_reason:
             raise HaltServer(self._fleet.end_reason, Arbiter.WORKER_BOOT_ERROR)
 
