@@ -1,4 +1,4 @@
-"""Serve: gunicorn with one process a model copy, planned from what the machine has."""
+"""The server: gunicorn with one process per copy of the model, as many as the machine is good for."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DIED = 1
 
 
 class _Log(Logger):  # type: ignore[misc]
-    """Gunicorn's log, whose lines go where all others go."""
+    """gunicorn's logger, which passes its lines on to the root logger."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -50,7 +50,7 @@ class _Log(Logger):  # type: ignore[misc]
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn, configured in code; it imports no framework before it forks."""
+    """gunicorn, configured in code. It imports no framework before it forks."""
 
     def __init__(self, settings: Settings, decision: Decision, plan: Plan, scratch: str, bind: str) -> None:
         self._settings = settings
@@ -182,7 +182,7 @@ def _find_algorithm(settings: Settings) -> Algorithm:
 
 
 def _find_scratch() -> str:
-    """Give a folder for a few small files that go with the server; in memory, if one is."""
+    """Return a folder for a few small files, in memory if possible."""
     if os.access("/dev/shm", os.W_OK):  # noqa: S108
         return "/dev/shm"  # noqa: S108
     try:
@@ -195,10 +195,10 @@ def _find_scratch() -> str:
 
 
 @contextlib.contextmanager
-def _make_folder(place: str) -> Iterator[Path]:
-    """Make a folder in `place` that goes with this process; those forked from it leave it alone."""
+def _make_folder(parent: str) -> Iterator[Path]:
+    """Make a temporary folder in `parent`; only this process removes it, not those forked from it."""
     owner = os.getpid()
-    folder = Path(tempfile.mkdtemp(prefix="tandem-", dir=place))
+    folder = Path(tempfile.mkdtemp(prefix="tandem-", dir=parent))
     try:
         yield folder
     finally:
@@ -207,7 +207,7 @@ def _make_folder(place: str) -> Iterator[Path]:
 
 
 def main(arguments: Sequence[str], choose_device: Callable[[str, str | None], Decision]) -> int:
-    """Serve until SIGTERM, then raise `SystemExit` with gunicorn's status; give 1 where it cannot start.
+    """Serve until SIGTERM, then raise `SystemExit` with gunicorn's status; return 1 if it cannot start.
 
     `choose_device(wanted, visible)` decides where the model computes without importing a framework.
     """
@@ -225,7 +225,7 @@ def main(arguments: Sequence[str], choose_device: Callable[[str, str | None], De
         scratch = _find_scratch()
         _serve(settings, choose_device(settings.device, settings.visible_devices), scratch)
     except TandemError as error:
-        logger.error("%s", error)  # noqa: TRY400  # the sentence is the whole story
+        logger.error("%s", error)  # noqa: TRY400  # the message says it all
     return 1
 
 
@@ -248,7 +248,7 @@ def _serve(settings: Settings, decision: Decision, scratch: str) -> None:
         if plan.workers > 1:
             os.environ[SHARED_FOLDER] = str(stack.enter_context(_make_folder(scratch)))
         if not settings.nginx:
-            Server(settings, decision, plan, scratch, f"0.0.0.0:{settings.port}").run()
+            Server(settings, decision, plan, scratch, f"0.0.0.0:{settings.port}").run()  # which exits
         # Not in memory: long bodies wait in files there.
         folder = stack.enter_context(_make_folder(tempfile.gettempdir()))
         server = Server(settings, decision, plan, scratch, f"unix:{find_socket(folder)}")
