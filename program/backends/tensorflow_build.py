@@ -52,7 +52,7 @@ def _read_build_info(file: Path) -> dict[str, Any]:
 
 def _read_version(site_packages: Path, *, is_cuda_build: bool) -> str:
     """Return the version of the distribution that contains the package, empty if it has an unusual name."""
-    # Both may be installed over each other; the files then tell which of them is in use.
+    # Both may be installed over each other; the files then show which of them is in use.
     names = ("tensorflow", "tensorflow-cpu") if is_cuda_build else ("tensorflow-cpu", "tensorflow")
     for name in names:
         for distribution in metadata.distributions(name=name, path=[str(site_packages)]):

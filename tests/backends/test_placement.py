@@ -54,7 +54,7 @@ def test_a_gpu_whose_first_op_fails_is_not_used(choose):
     decision = choose("auto", "CUDA")
     assert (decision["device"], decision["gpus"], decision["precision"]) == ("cpu", [], "float32")
     assert "the first op failed on 1 x Tesla T4" in decision["reason"]
-    assert "TensorFlow sees no GPU" in decision["reason"]
+    assert "TensorFlow finds no GPU" in decision["reason"]
 
 
 def test_a_requested_gpu_must_pass_the_first_op(choose):

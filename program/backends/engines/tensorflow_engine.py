@@ -29,7 +29,7 @@ _FIRST_OP = """
 import sys, tensorflow as tf
 gpus = tf.config.list_physical_devices("GPU")
 if len(gpus) < int(sys.argv[1]):
-    sys.exit(f"TensorFlow sees {len(gpus) or 'no'} GPU, {sys.argv[1]} expected")
+    sys.exit(f"TensorFlow finds {len(gpus) or 'no'} GPU, {sys.argv[1]} expected")
 for index in range(len(gpus)):
     with tf.device(f"/GPU:{index}"):
         # Elementwise kernels come with TensorFlow, the others with the CUDA libraries: both kinds must load.

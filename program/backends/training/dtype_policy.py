@@ -19,7 +19,7 @@ def choose_policy(requested: str, decision: Decision) -> str:
     """Return the Keras dtype policy to train with, and log the reason.
 
     `auto` is the fastest on the GPUs decided on: mixed_bfloat16 from compute capability 8.0, mixed_float16
-    from 7.0, else float32. On a CPU, where half precision is slower, float32 is used whatever is requested,
+    from 7.0, else float32. On a CPU, where half precision is slower, float32 is always used,
     so that the same hyperparameters suit both kinds of instance.
     """
     if decision.device == "cpu":

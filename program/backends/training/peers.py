@@ -94,7 +94,7 @@ def _describe(missing: dict[str, str]) -> str:
 
 @contextmanager
 def _listen(port: int, hosts: int) -> Iterator[None]:
-    """Let the other hosts connect to `port`; the kernel completes connections that nobody accepts."""
+    """Let the other hosts connect to `port`; the kernel completes connections without accepting them."""
     try:
         server = socket.create_server(("", port), backlog=4 * hosts + 16)
     except OSError as error:

@@ -31,7 +31,7 @@ def test_no_first_op_is_tried_on_a_cpu():
 
 def test_a_gpu_that_tensorflow_does_not_find_is_reported_in_one_line():
     """TensorFlow's CPU build finds no GPU, nor does its GPU build without this one."""
-    assert tensorflow_engine.try_first_op(GPU) == "TensorFlow sees no GPU, 1 expected"
+    assert tensorflow_engine.try_first_op(GPU) == "TensorFlow finds no GPU, 1 expected"
 
 
 def test_a_first_op_that_never_ends_is_stopped():
