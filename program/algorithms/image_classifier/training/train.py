@@ -22,7 +22,7 @@ from backends.bundle import writer
 from backends.engines import quantization, tensorflow_engine
 from backends.training import dtype_policy
 from backends.training.checkpoints import CheckpointStore
-from backends.training.distribution import Team, form_team
+from backends.training.distribution import DistributedContext, create_context
 from tandem.images.codec import Preprocessing
 from tandem.jobs.job import TrainingJob
 
@@ -39,11 +39,11 @@ def train(job: TrainingJob) -> None:
     """Fit a network to the channel `training` and leave a bundle in `job.model_dir`, also when stopped."""
     parameters = job.hyperparameters
     if parameters.quantization == "int8":
-        quantization.require()
+        quantization.check_installed()
     tensorflow_engine.start(job.decision)
     if parameters.deterministic:
         tensorflow_engine.make_deterministic()
-    team = form_team(job.decision, job.hosts, job.current_host, job.network_interface, stop=job.stop)
+    team = create_context(job.decision, job.hosts, job.current_host, job.network_interface, stop=job.stop)
     with team.guard():
         size = parameters.image_size or networks.ARCHITECTURES[parameters.architecture].image_size
         spec = describe_preprocessing(size, parameters.color)
@@ -75,7 +75,9 @@ def train(job: TrainingJob) -> None:
         team.exchange("written")  # all hosts leave together, after the model is there
 
 
-def _fit(job: TrainingJob, spec: Preprocessing, sources: Sources, team: Team) -> tuple[Any, Outcome]:
+def _fit(
+    job: TrainingJob, spec: Preprocessing, sources: Sources, team: DistributedContext
+) -> tuple[Any, Outcome]:
     """Fit a network; give it in float32, as it is stored and served, with its numbers."""
     import keras
 
@@ -96,7 +98,7 @@ def _fit(job: TrainingJob, spec: Preprocessing, sources: Sources, team: Team) ->
         if file:
             initial_weights.load_weights(network, file)
         if team.rank == 0:  # at the end it would be too late
-            writer.check_room(job.model_dir, network, GOLDEN * math.prod(spec.shape))
+            writer.check_disk_space(job.model_dir, network, GOLDEN * math.prod(spec.shape))
         team.synchronize(network)
         trainer = Trainer(
             network,
