@@ -314,7 +314,7 @@ def test_plain_dataclass_fields_need_no_limits():
 @pytest.mark.parametrize("hint", ["dict", "list", "int | str", "Any"])
 def test_a_type_that_no_text_can_be_is_the_authors_mistake(hint):
     wrong = type("Wrong", (), {"__annotations__": {"x": hint}, "x": None, "__module__": __name__})
-    with pytest.raises(TypeError, match="hyperparameter 'x' is declared as"):
+    with pytest.raises(TypeError, match="the field 'x' is declared as"):
         describe(dataclass(wrong))
 
 
