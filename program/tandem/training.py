@@ -21,7 +21,7 @@ from tandem.algorithm import Algorithm, load_algorithm
 from tandem.errors import TandemError, UserError
 from tandem.jobs.channels import Channel, check_content_type
 from tandem.jobs.failures import describe_failure, write_failure
-from tandem.jobs.job import TrainingJob, warn_of_unlisted
+from tandem.jobs.job import JobConfig, TrainingJob, warn_of_unlisted
 from tandem.jobs.tuning import describe_tuning
 from tandem.logs import configure_logging
 from tandem.runtime.devices import Decision
@@ -100,7 +100,7 @@ PAGES = {"-h": _render_help, "--help": _render_help, "--tuning": _render_tuning}
 
 
 def _train(settings: Settings, choose_device: ChooseDevice) -> None:
-    job = replace(TrainingJob.load(settings.base_dir), name=settings.job_name)
+    job = replace(JobConfig.load(settings.base_dir), name=settings.job_name)
     submission = find_submission(job, settings)
     is_plain = bool(settings.training_module) or bool(submission and not is_module(submission.path))
     if not is_plain:  # a plain program gets its signals itself
@@ -119,7 +119,7 @@ def _train(settings: Settings, choose_device: ChooseDevice) -> None:
     described = describe_environment(job, settings, count_cores(), program, folder)
     variables = {**decision.environment(), **described}
     if is_plain:
-        flags = make_flags(decode_parameters(job.hyperparameters))
+        flags = make_flags(decode_parameters(job.raw_hyperparameters))
         if settings.training_module:
             command = make_call(settings.training_module, flags)
         else:
@@ -133,16 +133,15 @@ def _train(settings: Settings, choose_device: ChooseDevice) -> None:
     _train_here(load_algorithm(settings.algorithm, submission.path if submission else None), job)
 
 
-def _train_here(algorithm: Algorithm, job: TrainingJob) -> None:
+def _train_here(algorithm: Algorithm, job: JobConfig) -> None:
     """Call the algorithm's train() in this process and see that it left a model."""
     train = algorithm.require("train").train
     assert train is not None  # noqa: S101  # required above
     check_signature(algorithm)
     check_channels(algorithm, job)
-    typed = job.hyperparameters
-    if algorithm.hyperparameters is not None:
-        typed = hyperparameters.convert(job.hyperparameters, algorithm.hyperparameters)
-    train(replace(job, hyperparameters=typed))
+    raw, declaration = job.raw_hyperparameters, algorithm.hyperparameters
+    typed = raw if declaration is None else hyperparameters.convert(raw, declaration)
+    train(TrainingJob(**vars(job), hyperparameters=typed))
     if job.rank:
         logger.info("training is done; the first host, %s, has the model", job.hosts[0])
         return
@@ -167,7 +166,7 @@ def check_signature(algorithm: Algorithm) -> None:
         ) from error
 
 
-def check_channels(algorithm: Algorithm, job: TrainingJob) -> None:
+def check_channels(algorithm: Algorithm, job: JobConfig) -> None:
     """Raise `UserError` if a required channel is missing, or one holds what the algorithm does not read."""
     missing = [
         name

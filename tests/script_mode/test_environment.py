@@ -7,10 +7,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from conftest import CPU
+from tandem import reserved
 from tandem.hyperparameters import convert
-from tandem.jobs.job import TrainingJob
+from tandem.jobs.job import JobConfig
 from tandem.runtime.devices import Decision
-from tandem.script_mode.environment import RESERVED, decode_parameters, describe_environment, make_flags
+from tandem.script_mode.environment import decode_parameters, describe_environment, make_flags
 from tandem.settings import Settings
 
 #: Every name that AWS's training toolkit sets, and those of version 3 of the SDK.
@@ -60,7 +61,7 @@ TOOLKIT = {
 
 
 def describe(root, **variables):
-    job = replace(TrainingJob.load(root), name="digits-1")
+    job = replace(JobConfig.load(root), name="digits-1")
     return describe_environment(job, Settings.load(variables), 4, "train.py", root / "code")
 
 
@@ -133,10 +134,10 @@ def test_a_job_is_told_in_the_toolkits_words(opt_ml):
 
 
 def test_gpus_are_those_that_the_decision_names(opt_ml):
-    job = TrainingJob.load(opt_ml())
+    job = JobConfig.load(opt_ml())
     assert describe_environment(job, Settings(), 1)["SM_NUM_GPUS"] == "0"
     two = Decision("gpu", "two", gpus=(None, None))
-    job = TrainingJob(job.base_dir, decision=two)
+    job = JobConfig(job.base_dir, decision=two)
     assert describe_environment(job, Settings(), 1)["SM_NUM_GPUS"] == "2"
     assert CPU.gpus == ()
 
@@ -169,7 +170,9 @@ def test_values_are_json_or_else_their_text(text, value):
     assert decode_parameters({"a": text}) == {"a": value}
 
 
-@pytest.mark.parametrize("name", sorted({*RESERVED, "sagemaker_parameter_server_enabled", "sagemaker_new"}))
+@pytest.mark.parametrize(
+    "name", sorted({*reserved.TOOLKIT, "sagemaker_parameter_server_enabled", "sagemaker_new"})
+)
 def test_the_platforms_own_keys_disturb_nobody(name):
     """Neither a plain script nor an algorithm with declared hyperparameters sees them."""
     declared = make_dataclass("Declared", [], frozen=True)
@@ -177,7 +180,7 @@ def test_the_platforms_own_keys_disturb_nobody(name):
     assert convert({name: "x"}, declared) == declared()
 
 
-@pytest.mark.parametrize("name", [*sorted(RESERVED), "model_dir"])
+@pytest.mark.parametrize("name", [*sorted(reserved.TOOLKIT), "model_dir"])
 def test_a_declaration_may_have_a_parameter_of_a_reserved_name(name):
     declared = make_dataclass("Declared", [(name, str, field(default=""))], frozen=True)
     assert getattr(convert({name: "x"}, declared), name) == "x"
@@ -193,7 +196,7 @@ def test_the_bucket_that_the_sdk_adds_as_model_dir_reaches_a_script_alone():
 @hypothesis_settings(deadline=None, max_examples=100)
 @given(st.dictionaries(st.text(max_size=8), st.text(max_size=20), max_size=5))
 def test_whatever_hyperparameters_hold_an_environment_can_be_made(tmp_path_factory, parameters):
-    job = TrainingJob(tmp_path_factory.getbasetemp(), hyperparameters=parameters)
+    job = JobConfig(tmp_path_factory.getbasetemp(), raw_hyperparameters=parameters)
     for name, value in describe_environment(job, Settings(), 1).items():
         assert "=" not in name
         assert "\0" not in name + value

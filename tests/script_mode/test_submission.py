@@ -1,14 +1,14 @@
 import pytest
 
 from tandem.errors import UserError
-from tandem.jobs.job import TrainingJob
+from tandem.jobs.job import JobConfig
 from tandem.script_mode.submission import Submission, find_submission, is_module
 from tandem.settings import Settings
 from tars import pack
 
 
 def find(root, **variables):
-    return find_submission(TrainingJob.load(root), Settings.load(variables))
+    return find_submission(JobConfig.load(root), Settings.load(variables))
 
 
 def test_no_name_no_program(opt_ml):

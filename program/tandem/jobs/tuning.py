@@ -7,7 +7,7 @@ from typing import Any
 
 from tandem.algorithm import Algorithm
 from tandem.errors import TandemError, UserError
-from tandem.hyperparameters import Parameter, convert, describe
+from tandem.hyperparameters import Hyperparameter, convert, describe
 
 #: SageMaker's limits.
 MOST_RANGES, MOST_VALUES, MOST_METRICS = 30, 30, 40
@@ -40,15 +40,15 @@ def describe_tuning(algorithm: Algorithm) -> dict[str, Any]:
     }
 
 
-def _is_categorical(parameter: Parameter) -> bool:
+def _is_categorical(parameter: Hyperparameter) -> bool:
     return bool(parameter.choices) or parameter.type in {"bool", "str"}
 
 
-def _make_categorical(parameter: Parameter) -> dict[str, Any]:
+def _make_categorical(parameter: Hyperparameter) -> dict[str, Any]:
     return {"Name": parameter.name, "Values": _values(parameter)}
 
 
-def _make_range(parameter: Parameter) -> dict[str, Any]:
+def _make_range(parameter: Hyperparameter) -> dict[str, Any]:
     low, high = _bounds(parameter)
     return {
         "Name": parameter.name,
@@ -66,12 +66,12 @@ KINDS = (
 )
 
 
-def _values(parameter: Parameter) -> list[str]:
+def _values(parameter: Hyperparameter) -> list[str]:
     choices = parameter.choices or ((True, False) if parameter.type == "bool" else ())
     return [choice if isinstance(choice, str) else json.dumps(choice) for choice in choices]
 
 
-def _bounds(parameter: Parameter) -> tuple[Any, Any]:
+def _bounds(parameter: Hyperparameter) -> tuple[Any, Any]:
     """Give the ends of the range to search, both in it; None for one that is not declared."""
     if isinstance(parameter.tunable, tuple):
         return parameter.tunable
@@ -83,7 +83,7 @@ def _bounds(parameter: Parameter) -> tuple[Any, Any]:
     return low, high
 
 
-def _find_faults(parameter: Parameter, declaration: Any) -> Iterable[str]:
+def _find_faults(parameter: Hyperparameter, declaration: Any) -> Iterable[str]:
     name = f"hyperparameter '{parameter.name}' is tunable, but"
     if parameter.many:
         yield f"{name} it is a list, for which there is no range."
@@ -105,7 +105,7 @@ def _find_faults(parameter: Parameter, declaration: Any) -> Iterable[str]:
             yield from _find_forbidden_ends((low, high), parameter, declaration)
 
 
-def _find_forbidden_ends(ends: tuple[Any, Any], parameter: Parameter, declaration: Any) -> Iterable[str]:
+def _find_forbidden_ends(ends: tuple[Any, Any], parameter: Hyperparameter, declaration: Any) -> Iterable[str]:
     for end in ends:
         try:
             convert({parameter.name: json.dumps(end)}, declaration)  # as the tuning job would send it

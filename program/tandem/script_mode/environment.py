@@ -9,30 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tandem.jobs.job import TrainingJob
+from tandem import reserved
+from tandem.jobs.job import JobConfig
 from tandem.settings import Settings
 
-#: The platform's own hyperparameters, which a program gets neither as flags nor as variables.
-RESERVED = frozenset(
-    {
-        "sagemaker_program",
-        "sagemaker_submit_directory",
-        "sagemaker_enable_cloudwatch_metrics",
-        "sagemaker_region",
-        "sagemaker_container_log_level",
-        "sagemaker_job_name",
-        "sagemaker_s3_output",
-        "default_user_module_name",
-        "_tuning_objective_metric",
-    }
-)
-FRAMEWORK_PREFIX = "sagemaker_"
 MASTER_PORT = 7777
 
 
 def decode_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Decode hyperparameters as AWS's toolkit does, JSON or else the text, without the platform's own."""
-    return {name: _decode(value) for name, value in raw.items() if not _is_platforms(name)}
+    return {name: _decode(value) for name, value in raw.items() if not reserved.is_reserved(name)}
 
 
 def make_flags(parameters: Mapping[str, Any]) -> list[str]:
@@ -48,7 +34,7 @@ def make_flags(parameters: Mapping[str, Any]) -> list[str]:
 
 
 def describe_environment(
-    job: TrainingJob,
+    job: JobConfig,
     settings: Settings,
     cores: int,
     program: str = "",
@@ -59,14 +45,14 @@ def describe_environment(
     `program` is the user's file, relative to `folder`. Values that are no text are compact sorted JSON, None
     is empty. Where version 3 of AWS's SDK names a thing otherwise than the toolkit did, both names are there.
     """
-    parameters = decode_parameters(job.hyperparameters)
+    parameters = decode_parameters(job.raw_hyperparameters)
     resources = job.resource_config
     framework = {
         name: _decode(value)
-        for name, value in job.hyperparameters.items()
-        if name.startswith(FRAMEWORK_PREFIX) and name not in RESERVED
+        for name, value in job.raw_hyperparameters.items()
+        if reserved.is_for_frameworks(name)
     }
-    job_name = job.name or _text(_decode(job.hyperparameters.get("sagemaker_job_name")))
+    job_name = job.name or _text(_decode(job.raw_hyperparameters.get(reserved.JOB_NAME)))
     root = job.base_dir
     values: dict[str, Any] = {
         **_describe_groups(resources, framework),
@@ -129,7 +115,7 @@ def describe_environment(
             for spelling in (name, re.sub(r"\W", "_", name)):
                 variables[prefix + spelling.upper()] = _text(value)
     variables |= {"SAGEMAKER_JOB_NAME": job_name, "CURRENT_HOST": job.current_host}
-    if region := _decode(job.hyperparameters.get("sagemaker_region")):
+    if region := _decode(job.raw_hyperparameters.get(reserved.REGION)):
         variables["SAGEMAKER_REGION"] = _text(region)
     return {name: value for name, value in variables.items() if _may_be_set(name, value)}
 
@@ -138,7 +124,7 @@ def _describe_groups(resources: Mapping[str, Any], framework: Mapping[str, Any])
     listed = resources.get("instance_groups") or []
     groups = {str(group.get("instance_group_name")): group for group in listed if isinstance(group, dict)}
     current = resources.get("current_group_name") or "homogeneousCluster"
-    distributed = framework.get("sagemaker_distribution_instance_groups")
+    distributed = framework.get(reserved.DISTRIBUTION_GROUPS)
     if not distributed:
         # As sagemaker_mpi_enabled, and its like for each way to distribute.
         enabled = any(value is True for name, value in framework.items() if name.endswith("_enabled"))
@@ -151,10 +137,6 @@ def _describe_groups(resources: Mapping[str, Any], framework: Mapping[str, Any])
         "instance_groups_dict": groups,
         "is_hetero": len(groups) > 1,
     }
-
-
-def _is_platforms(name: str) -> bool:
-    return name in RESERVED or name.startswith(FRAMEWORK_PREFIX)
 
 
 def _decode(value: Any) -> Any:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tandem import reserved
 from tandem.algorithm import find_program
 from tandem.errors import UserError
 from tandem.hyperparameters import decode
-from tandem.jobs.job import TrainingJob
+from tandem.jobs.job import JobConfig
 from tandem.script_mode.archives import unpack
 from tandem.settings import Settings
 
@@ -32,16 +33,16 @@ class Submission:
         return self.folder / self.program
 
 
-def find_submission(job: TrainingJob, settings: Settings) -> Submission | None:
+def find_submission(job: JobConfig, settings: Settings) -> Submission | None:
     """Find the program that the job, or else the environment, names; None where neither does.
 
     It may lie in the submit directory (a folder or an archive), in the channel `code` or in `code/` below
     the root; an archive is unpacked there if nobody else's files lie there. Raises `UserError` naming where
     it was searched.
     """
-    given = job.hyperparameters
-    name = str(decode(str(given.get("sagemaker_program", settings.program))))
-    submitted = str(decode(str(given.get("sagemaker_submit_directory", settings.submit_directory))))
+    given = job.raw_hyperparameters
+    name = str(decode(str(given.get(reserved.PROGRAM, settings.program))))
+    submitted = str(decode(str(given.get(reserved.SUBMIT_DIRECTORY, settings.submit_directory))))
     if not name:
         return None
     if Path(name).is_absolute() and Path(name).is_file():
@@ -97,7 +98,7 @@ def _starts_itself(node: ast.stmt) -> bool:
     return (isinstance(node, ast.If) and "__name__" in names) or "train" in calls
 
 
-def _list_places(job: TrainingJob, submitted: str, unpacked: Path) -> Iterator[Path]:
+def _list_places(job: JobConfig, submitted: str, unpacked: Path) -> Iterator[Path]:
     """Yield the folders that may hold the program, the submitted one first; archives are unpacked."""
     places = [] if not submitted or submitted.startswith("s3://") else [Path(submitted)]
     places += [job.channels["code"].directory] if "code" in job.channels else []
