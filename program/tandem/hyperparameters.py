@@ -1,4 +1,4 @@
-"""Hyperparameters: declared once as a dataclass, read from any dialect in which a job may send them."""
+"""Hyperparameters: declared as a dataclass, read from any form in which a job may send them."""
 
 import ast
 import difflib
@@ -37,7 +37,7 @@ class Hyperparameter(fields.Parameter):
 def hyperparameter(
     default: Any,
     *,
-    help: str,  # noqa: A002 - the word for it
+    help: str,  # noqa: A002 - the usual name
     minimum: float | None = None,
     maximum: float | None = None,
     exclusive_minimum: float | None = None,
@@ -48,8 +48,8 @@ def hyperparameter(
 ) -> Any:
     """Return a dataclass field with this default and these limits; a list's limits are those of its items.
 
-    A default of None means that the algorithm chooses. `tunable` may be the range that is worth searching,
-    (lowest, highest), within the limits; `scale` is a tuning job's `ScalingType`.
+    A default of None means that the algorithm chooses. `tunable` may be a range to search, (lowest, highest),
+    within the limits; `scale` is a tuning job's `ScalingType`.
     """
     return fields.declare(
         Hyperparameter(
@@ -75,7 +75,7 @@ def describe(declaration: type) -> list[Hyperparameter]:
 
 
 def render_help(declaration: type, width: int = 100) -> str:
-    """Return a table of the declaration's parameters whose lines are at most `width` characters long."""
+    """Return a table of the declaration's parameters, at most `width` characters wide."""
     rows = [("hyperparameter", "default", "allowed", "meaning")]
     rows += [(p.name, p.default_text, p.allowed, p.help) for p in describe(declaration)]
     widths = [min(width // 4, max(map(len, column))) for column in list(zip(*rows, strict=True))[:3]]
@@ -85,7 +85,7 @@ def render_help(declaration: type, width: int = 100) -> str:
 
 
 def decode(text: Any) -> Any:
-    """Return what a text stands for: JSON, JSON in quotes, Python's `str()` of a value, else the text."""
+    """Return the value of a text: of JSON, of quoted JSON, of Python's `str()` of a value, else the text."""
     text = _unquoted(text)
     if not isinstance(text, str):
         return text
@@ -98,22 +98,22 @@ def decode(text: Any) -> Any:
 
 
 def convert(raw: Mapping[str, Any], declaration: type[T]) -> T:
-    """Return an instance of the declaration; what `raw` leaves out has its default.
+    """Return an instance of the declaration; parameters that `raw` lacks have their defaults.
 
-    A name may be written with hyphens. Raises one UserError that names everything wrong at once.
+    Names may be written with hyphens. Raises one UserError that names every fault.
     """
     parameters = {parameter.name: parameter for parameter in describe(declaration)}
     values: dict[str, Any] = {}
     faults: list[str] = []
     unknown: list[str] = []
-    for given, text in raw.items():
-        name = given if given in parameters else given.replace("-", "_")
+    for key, text in raw.items():
+        name = key if key in parameters else key.replace("-", "_")
         if name not in parameters:
-            if not is_dropped(given):
-                unknown.append(given)
+            if not is_dropped(key):
+                unknown.append(key)
             continue
         if name in values:
-            faults.append(f"hyperparameter '{name}' is given twice, as '{given}' too.")
+            faults.append(f"hyperparameter '{name}' is given twice, also as '{key}'.")
         try:
             values[name] = _value(text, parameters[name])
         except ValueError:
@@ -145,19 +145,19 @@ def _value(raw: Any, parameter: Hyperparameter) -> Any:
 
 
 def _items(text: Any) -> list[Any]:
-    """Return the items of a JSON list, a Python list or tuple, or a text with commas."""
+    """Return the items of a JSON list, a Python list or tuple, or a comma-separated text."""
     value = decode(text)
     if isinstance(value, list | tuple):
         return list(value)
     if not isinstance(text, str):
         return [value]
     if text.startswith(("[", "(")):
-        raise ValueError("a list that does not end")
+        raise ValueError("the list is not closed")
     return [item.strip() for item in text.split(",")] if text else []
 
 
 def _unquoted(raw: Any) -> Any:
-    """Return a text without the layers of JSON quotes around it; anything else as it is."""
+    """Return a text without its layers of JSON quotes; anything else unchanged."""
     if not isinstance(raw, str) or not raw.strip().startswith('"'):
         return raw
     with suppress(ValueError):

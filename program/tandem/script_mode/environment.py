@@ -1,4 +1,4 @@
-"""The variables that AWS's training toolkits set for a user's program, from a job."""
+"""The environment variables that AWS's training toolkits set for a user's program."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MASTER_PORT = 7777
 
 
 def decode_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Decode hyperparameters as AWS's toolkit does, JSON or else the text, without the platform's own."""
+    """Decode hyperparameters as AWS's toolkit does, as JSON or else text, without the reserved ones."""
     return {name: _decode(value) for name, value in raw.items() if not reserved.is_reserved(name)}
 
 
 def make_flags(parameters: Mapping[str, Any]) -> list[str]:
-    """Make command-line flags of hyperparameters, sorted: `--key value`, `-k value`, a dict as `a=1,b=2`."""
+    """Return hyperparameters as sorted flags: `--key value`, `-k value`, a dict as `a=1,b=2`."""
     flags = []
     for name, value in sorted(parameters.items()):
         if isinstance(value, dict):
@@ -40,10 +40,10 @@ def describe_environment(
     program: str = "",
     folder: Path | None = None,
 ) -> dict[str, str]:
-    """Give the SM_ variables of a job whose hyperparameters are still as the platform sent them.
+    """Return the SM_ variables of a job.
 
-    `program` is the user's file, relative to `folder`. Values that are no text are compact sorted JSON, None
-    is empty. Where version 3 of AWS's SDK names a thing otherwise than the toolkit did, both names are there.
+    `program` is the user's file, relative to `folder`. Values other than text are compact sorted JSON, None
+    is empty. If version 3 of AWS's SDK and the toolkit use different names, both are set.
     """
     parameters = decode_parameters(job.raw_hyperparameters)
     resources = job.resource_config
@@ -111,13 +111,13 @@ def describe_environment(
     variables = {f"SM_{name.upper()}": _text(value) for name, value in named.items()}
     for prefix, each in (("SM_CHANNEL_", channels), ("SM_HP_", parameters)):
         for name, value in each.items():
-            # The toolkit keeps a hyphen, which no shell can read; the SDK writes an underscore.
+            # The toolkit keeps hyphens, which shells cannot read; the SDK replaces them by underscores.
             for spelling in (name, re.sub(r"\W", "_", name)):
                 variables[prefix + spelling.upper()] = _text(value)
     variables |= {"SAGEMAKER_JOB_NAME": job_name, "CURRENT_HOST": job.current_host}
     if region := _decode(job.raw_hyperparameters.get(reserved.REGION)):
         variables["SAGEMAKER_REGION"] = _text(region)
-    return {name: value for name, value in variables.items() if _may_be_set(name, value)}
+    return {name: value for name, value in variables.items() if _is_valid(name, value)}
 
 
 def _describe_groups(resources: Mapping[str, Any], framework: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _describe_groups(resources: Mapping[str, Any], framework: Mapping[str, Any])
     current = resources.get("current_group_name") or "homogeneousCluster"
     distributed = framework.get(reserved.DISTRIBUTION_GROUPS)
     if not distributed:
-        # As sagemaker_mpi_enabled, and its like for each way to distribute.
+        # Each kind of distribution has such a key, as sagemaker_mpi_enabled.
         enabled = any(value is True for name, value in framework.items() if name.endswith("_enabled"))
         distributed = [current] if enabled else []
     return {
@@ -152,8 +152,8 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _may_be_set(name: str, value: str) -> bool:
-    """Say whether an environment can hold it: no "=" in a name, no NUL, nothing that is no text."""
+def _is_valid(name: str, value: str) -> bool:
+    """Return whether an environment can have the variable: no "=" in the name, no NUL, only text."""
     try:
         (name + value).encode()
     except UnicodeEncodeError:
