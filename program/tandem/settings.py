@@ -44,10 +44,16 @@ def _log_level(text: str) -> int:
     return int(logging.getLevelName(word) if word.isalpha() else word)
 
 
-def _setting(variables: str, default: Any, help_text: str, **limits: Any) -> Any:
-    """Declare a setting: its variables, its default, its help, and more fields of `Setting`."""
+def _setting(variables: str, default: Any, help_text: str, **options: Any) -> Any:
+    """Declare a setting: its variables, its default, its help, `between=(minimum, maximum)`, and options.
+
+    The options are fields of `Setting`. Choices may be written in any case.
+    """
+    minimum, maximum = options.pop("between", (None, None))
+    options |= {"parse": _word} if "choices" in options else {}
+    names = tuple(variables.split())
     return fields.declare(
-        Setting(default=default, help=help_text, variables=tuple(variables.split()), **limits)
+        Setting(default=default, help=help_text, variables=names, minimum=minimum, maximum=maximum, **options)
     )
 
 
@@ -90,7 +96,6 @@ class Settings:
         "TANDEM_DEVICE",
         "auto",
         "`auto`: a GPU where one is usable; `gpu`: an unusable GPU is an error; `cpu`: never a GPU.",
-        parse=_word,
         choices=("auto", "gpu", "cpu"),
     )
     visible_devices: str | None = _setting(
@@ -100,67 +105,58 @@ class Settings:
         "BACKEND",
         "auto",
         "Which engine computes when serving; `auto`: the GPU's TensorFlow, else OpenVINO, else TensorFlow.",
-        parse=_word,
         choices=("auto", "tensorflow", "openvino"),
     )
     precision: str = _setting(
         "PRECISION",
         "float32",
         "What OpenVINO computes with: `bfloat16` where the processor has it, `int8` where training made that "
-        "form, `auto` the faster of both; only if the golden answers stay within tolerance, else `float32`.",
-        parse=_word,
+        "form, `auto` the faster of both; only if the reference answers stay within tolerance, else `float32`.",
         choices=("auto", "float32", "bfloat16", "int8"),
     )
     port: int = _setting(
         "SAGEMAKER_BIND_TO_PORT",
         8080,
         "The port that `serve` listens on, on all interfaces.",
-        minimum=1,
-        maximum=65535,
+        between=(1, 65535),
     )
     workers: int | None = _setting(
         "SAGEMAKER_MODEL_SERVER_WORKERS MODEL_SERVER_WORKERS",
         None,
         "Serving processes, each with its own copy of the model.",
-        minimum=1,
-        maximum=256,
+        between=(1, 256),
         shown="planned from cores, GPUs, memory and the model's size",
     )
     threads: int = _setting(
         "SERVER_THREADS",
         128,
         "Requests in progress at once in a serving process; past them, 503 at once.",
-        minimum=2,
-        maximum=1024,
+        between=(2, 1024),
     )
     timeout: float = _setting(
         "SAGEMAKER_MODEL_SERVER_TIMEOUT MODEL_SERVER_TIMEOUT",
         60,
         "Seconds after which a request that still waits is answered with 503 and not computed.",
-        minimum=1,
-        maximum=3600,
+        between=(1, 3600),
     )
     max_batch_rows: int | None = _setting(
         "MAX_BATCH_ROWS",
         None,
         "Rows the model computes at once, at most.",
-        minimum=1,
-        maximum=65536,
+        between=(1, 65536),
         shown="the algorithm's own",
     )
     batch_wait_ms: float = _setting(
         "BATCH_WAIT_MS",
         5,
         "Milliseconds a batch waits for requests that are still being decoded; a lone request never waits.",
-        minimum=0,
-        maximum=1000,
+        between=(0, 1000),
     )
     queue_rows: int = _setting(
         "QUEUE_ROWS",
         1024,
         "Rows that may wait for the model; past it, 503 at once.",
-        minimum=1,
-        maximum=1_000_000,
+        between=(1, 1_000_000),
     )
     batch: bool = _setting(
         "SAGEMAKER_BATCH", default=False, help_text="Set by the platform in batch transform."
@@ -169,8 +165,7 @@ class Settings:
         "SAGEMAKER_MAX_PAYLOAD_IN_MB",
         None,
         "Largest request body in MB, up to 1024 for asynchronous inference; 0: no limit.",
-        minimum=0,
-        maximum=1024,
+        between=(0, 1024),
         shown="25, or 100 in batch transform",
     )
     default_accept: str = _setting(
@@ -188,8 +183,7 @@ class Settings:
         "EMF_SECONDS",
         0,
         "Seconds between lines in CloudWatch's embedded metric format on standard output; 0: none.",
-        minimum=0,
-        maximum=3600,
+        between=(0, 3600),
     )
     log_level: int = _setting(
         "SAGEMAKER_CONTAINER_LOG_LEVEL",

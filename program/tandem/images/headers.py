@@ -192,7 +192,7 @@ def _check_webp_parts(body: bytes, end: int) -> None:
 # megabytes: 50 of them take 1.6 s.
 _PNG_NEEDED = frozenset({b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"})
 # By color type: samples per pixel, and the allowed bits per sample.
-_PNG_COLORS = {
+_PNG_TYPES = {
     0: (1, (1, 2, 4, 8, 16)),
     2: (3, (8, 16)),
     3: (1, (1, 2, 4, 8)),
@@ -200,7 +200,7 @@ _PNG_COLORS = {
     6: (4, (8, 16)),
 }
 _PNG_HEADER = ">I4sIIBBBBB"
-_PNG_MAX_DEFLATE_RATIO = 1032
+_MAX_DEFLATE_RATIO = 1032
 _PNG_TRUSTED = 1 << 20  # bytes that inflate to 1 GB at most, which takes a second
 
 
@@ -208,7 +208,7 @@ def _read_png(body: bytes) -> tuple[int, int, bytes]:
     *start, width, height, depth, color, compression, filters, interlaced = struct.unpack_from(
         _PNG_HEADER, body, 8
     )
-    samples, depths = _PNG_COLORS.get(color, (0, ()))
+    samples, depths = _PNG_TYPES.get(color, (0, ()))
     if start != [13, b"IHDR"] or depth not in depths or compression or filters or interlaced > 1:
         raise _damaged_png("it does not begin with a valid header")
     check_size("PNG", width, height)
@@ -251,7 +251,7 @@ def _list_png_chunks(body: bytes) -> tuple[list[memoryview], list[memoryview]]:
 def _check_png_data(data: list[memoryview], rows: int, interlacing: int) -> None:
     """Compare the data with the pixels that the header declares: libpng would inflate any surplus too."""
     packed = sum(map(len, data))
-    if packed * _PNG_MAX_DEFLATE_RATIO < rows:
+    if packed * _MAX_DEFLATE_RATIO < rows:
         raise struct.error("too few bytes for the pixels")
     limit = rows + interlacing
     surplus = packed > limit + limit // 8 + 65_536

@@ -24,8 +24,7 @@ LESS_MEMORY = (
     "Lower what the job keeps in memory, such as batch_size or image_size, or choose an instance with more "
     "memory."
 )
-FULL = {errno.ENOSPC, errno.EDQUOT}
-FULL_MESSAGES = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+FULL = (errno.ENOSPC, errno.EDQUOT)
 #: The file name in the messages of libraries whose errors have no such attribute.
 FILE_IN_MESSAGE = re.compile(r"filename = '([^']+)'|(/[^\s;]+); ")
 #: What a framework adds to its messages: the operation's position in its graph.
@@ -115,14 +114,8 @@ def _mentions(*words: str) -> Callable[[BaseException], bool]:
     return lambda error: any(word in str(each) for each in _walk(error) for word in words)
 
 
-def _is_disk_full(error: BaseException) -> bool:
-    numbers = {each.errno for each in _walk(error) if isinstance(each, OSError)}
-    return bool(numbers & FULL) or _mentions(*FULL_MESSAGES)(error)
-
-
-def _is_memory_error(error: BaseException) -> bool:
-    numbers = {each.errno for each in _walk(error) if isinstance(each, OSError)}
-    return errno.ENOMEM in numbers or _is("MemoryError", "ResourceExhaustedError")(error)
+def _has_errno(*numbers: int) -> Callable[[BaseException], bool]:
+    return lambda error: any(isinstance(each, OSError) and each.errno in numbers for each in _walk(error))
 
 
 def _describe_disk_full(error: BaseException, base_dir: Path) -> str:
@@ -183,9 +176,11 @@ def _describe_lost_worker(error: BaseException, _base_dir: Path) -> str:
 
 #: The known causes: what matches an error and what describes it, the specific ones first.
 CAUSES: tuple[tuple[Callable[[BaseException], bool], Callable[[BaseException, Path], str]], ...] = (
-    (_is_disk_full, _describe_disk_full),
+    (_has_errno(*FULL), _describe_disk_full),
+    (_mentions(*map(os.strerror, FULL)), _describe_disk_full),
     (_mentions("CUDA_ERROR_OUT_OF_MEMORY", "by allocator GPU"), _describe_gpu_memory),
-    (_is_memory_error, _describe_memory),
+    (_has_errno(errno.ENOMEM), _describe_memory),
+    (_is("MemoryError", "ResourceExhaustedError"), _describe_memory),
     (_mentions("std::bad_alloc", "RESOURCE_EXHAUSTED: Out of memory"), _describe_memory),
     (_is("BrokenProcessPool"), _describe_lost_worker),
 )
