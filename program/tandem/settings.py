@@ -111,7 +111,8 @@ class Settings:
         "PRECISION",
         "float32",
         "What OpenVINO computes with: `bfloat16` where the processor has it, `int8` where training made that "
-        "form, `auto` the faster of both; only if the reference answers stay within tolerance, else `float32`.",
+        "form, `auto` the faster of both; only if the reference answers stay within tolerance, else "
+        "`float32`.",
         choices=("auto", "float32", "bfloat16", "int8"),
     )
     port: int = _setting(

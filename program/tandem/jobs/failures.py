@@ -33,7 +33,7 @@ GRAPH_POSITION = re.compile(r"^\{\{.*?\}\} *| *\[Op:\w+\].*$")
 WRITTEN = ("model", "output", "checkpoints", "code")
 
 #: What a signal means for the process that it ended.
-SIGNALS = {
+SIGNALS: dict[int, str] = {
     signal.SIGKILL: "killed; according to the kernel's counters not because of its memory limit. "
     "It was sent kill -9, or the whole host was out of memory",
     signal.SIGSEGV: "a segmentation fault: native code accessed invalid memory",
@@ -74,7 +74,8 @@ def describe_ending(code: int, errors: str, memory_kills: int = 0) -> str:
         return _with_end(f"out of memory: {used}{by}. {LESS_MEMORY}", errors)
     if code < 0 or code - 128 in SIGNALS:  # the status of a shell whose command ended so
         number = -code if code < 0 else code - 128
-        return _with_end(f"the training process ended by {_name(number)}: {_meaning(number)}.", errors)
+        meaning = SIGNALS.get(number, "the reason is unknown")
+        return _with_end(f"the training process ended by {_name(number)}: {meaning}.", errors)
     last = errors.strip().splitlines()[-1:] or ["it wrote nothing to its standard error"]
     return _with_end(f"the program ended with exit status {code}: {last[0][:300]}", errors)
 
@@ -200,10 +201,6 @@ def _name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _meaning(number: int) -> str:
-    return next((words for each, words in SIGNALS.items() if each == number), "the reason is unknown")
 
 
 def _with_end(cause: str, errors: str) -> str:
