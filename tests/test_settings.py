@@ -58,6 +58,25 @@ def test_every_wrong_variable_is_named_with_the_expected_value():
     assert "SAGEMAKER_CONTAINER_LOG_LEVEL is 'loud'" in message
 
 
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("SAGEMAKER_BIND_TO_PORT", "0"),
+        ("SAGEMAKER_BIND_TO_PORT", "80.5"),
+        ("SERVER_THREADS", "1"),
+        ("SAGEMAKER_MODEL_SERVER_TIMEOUT", "nan"),
+        ("EMF_SECONDS", "3601"),
+        ("SAGEMAKER_TRAINING_MODULE", "mine.main"),
+        ("MODEL_SERVER_WORKERS", "none"),
+        ("NGINX", "maybe"),
+        ("PRECISION", "float16"),
+    ],
+)
+def test_a_value_outside_its_limits_is_rejected(variable, text):
+    with pytest.raises(UserError, match=f"{variable} is '{text}'; expected "):
+        Settings.load({variable: text})
+
+
 def test_help_names_every_variable():
     text = render_settings()
     for setting in describe():

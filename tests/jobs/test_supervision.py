@@ -119,7 +119,8 @@ def test_a_worker_that_the_kernel_killed_is_reported_before_its_consequences(sta
 def test_another_kill_is_not_taken_for_lack_of_memory(start):
     failure = finish(*start("kill"))
     assert failure.startswith(
-        "the training process ended by SIGKILL: killed; its memory limit was not the reason"
+        "the training process ended by SIGKILL: killed; according to the kernel's counters not because of its "
+        "memory limit"
     )
 
 
@@ -145,7 +146,7 @@ def test_a_full_disk_is_reported_with_the_file_and_the_size(start, opt_ml, how):
     ("how", "status", "expected"),
     [
         ("segfault", 139, "SIGSEGV: a segmentation fault"),
-        ("abort", 134, "SIGABRT: native code found something it could not go on with"),
+        ("abort", 134, "SIGABRT: native code aborted"),
     ],
 )
 def test_a_crash_of_native_code_is_reported_with_its_position(start, how, status, expected):

@@ -145,7 +145,7 @@ def test_arguments_start_no_job(opt_ml, run_train, arguments, status):
     run_train(root, algorithm, *arguments)
     assert read_failure(root) == "an earlier job's"
     if status:
-        assert done.stderr.startswith(f"train: train takes no argument '{' '.join(arguments)}'; hyperparam")
+        assert done.stderr.startswith(f"train: unknown argument '{' '.join(arguments)}'; hyperparam")
         assert done.stderr.count("\n") == 1
 
 
