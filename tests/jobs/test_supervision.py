@@ -119,8 +119,8 @@ def test_a_worker_that_the_kernel_killed_is_reported_before_its_consequences(sta
 def test_another_kill_is_not_taken_for_lack_of_memory(start):
     failure = finish(*start("kill"))
     assert failure.startswith(
-        "the training process ended by SIGKILL: killed; according to the kernel's counters not because of its "
-        "memory limit"
+        "the training process ended by SIGKILL: killed; according to the kernel's counters not because of "
+        "its memory limit"
     )
 
 
