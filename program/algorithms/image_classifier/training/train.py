@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from algorithms.image_classifier import networks, report
+from algorithms.image_classifier import Hyperparameters, networks, report
 from algorithms.image_classifier.data.sources import Reading, Sources, open_sources
 from algorithms.image_classifier.records.channels import Told
 from algorithms.image_classifier.report.evaluation import Split, measure
@@ -35,7 +35,7 @@ GOLDEN = 32
 CHANGEABLE = ("epochs", "early_stopping", "checkpoint_minutes", "unreadable_share", "xla", "quantization")
 
 
-def train(job: TrainingJob) -> None:
+def train(job: TrainingJob[Hyperparameters]) -> None:
     """Fit a network to the channel `training` and leave a bundle in `job.model_dir`, also when stopped."""
     parameters = job.hyperparameters
     if parameters.quantization == "int8":
@@ -76,7 +76,7 @@ def train(job: TrainingJob) -> None:
 
 
 def _fit(
-    job: TrainingJob, spec: Preprocessing, sources: Sources, team: DistributedContext
+    job: TrainingJob[Hyperparameters], spec: Preprocessing, sources: Sources, team: DistributedContext
 ) -> tuple[Any, Outcome]:
     """Fit a network; give it in float32, as it is stored and served, with its numbers."""
     import keras
@@ -151,7 +151,7 @@ def _plan_optimization(parameters: Any, sources: Sources, policy: str) -> Optimi
     )
 
 
-def _open_store(job: TrainingJob, sources: Sources) -> CheckpointStore | None:
+def _open_store(job: TrainingJob[Hyperparameters], sources: Sources) -> CheckpointStore | None:
     """Open the job's checkpoints, where it keeps any."""
     if job.checkpoint_dir is None:
         return None
@@ -163,7 +163,11 @@ def _open_store(job: TrainingJob, sources: Sources) -> CheckpointStore | None:
 
 
 def _write(
-    job: TrainingJob, network: Any, outcome: Outcome, sources: Sources, hyperparameters: Mapping[str, Any]
+    job: TrainingJob[Hyperparameters],
+    network: Any,
+    outcome: Outcome,
+    sources: Sources,
+    hyperparameters: Mapping[str, Any],
 ) -> None:
     """Write the bundle, then what people look at; the second never costs the first."""
     writer.write_bundle(
