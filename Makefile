@@ -1,5 +1,5 @@
 # What one does with this tree; `make help` lists it.
-.PHONY: help environment sample-data demo test fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench faults soak variants plan bench-images bench-train bench-interruption bench-hosts
+.PHONY: help environment sample-data demo test test-all test-environment coverage fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench faults soak variants plan bench-images bench-train bench-interruption bench-hosts
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ VENV := .venv
 REQUIREMENTS := docker/requirements
 SCRIPTS = $(wildcard *.sh */*.sh */*/*.sh .ci/run)
 EXECUTABLES = $(wildcard program/train program/serve)
-CACHES := .hypothesis .mypy_cache .pytest_cache .ruff_cache
+CACHES := .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,9 +34,23 @@ sample-data: environment ## handwritten digits as PNG files, into local_test/tes
 demo: environment ## all of it: sample data, train, serve, predict, and one table of the answers
 	$(VENV)/bin/python local_test/demo.py
 
-test: environment ## the tests (PYTEST_ARGS= what pytest is to be told, such as -k NAME)
+test: test-environment ## the quick tests, some minutes on two cores (PYTEST_ARGS= options of pytest, such as "-k NAME")
+	$(PYTEST) $(PARALLEL) -m "not slow and not image and not sdk" $(PYTEST_ARGS)
+
+test-all: test-environment ## all tests, also the slow ones and, where a Docker engine answers, those of the images
+	$(PYTEST) $(PARALLEL) -m "not image and not sdk" $(PYTEST_ARGS)
+	$(PYTEST) -m image $(PYTEST_ARGS)
+
+coverage: test-environment ## the quick tests again, and which lines and branches of program/ they ran
+	$(PYTEST) $(PARALLEL) -m "not slow and not image and not sdk" --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+test-environment: environment
 	@command -v gcc >/dev/null || { echo "The tests build a stand-in for NVIDIA's library and need gcc: apt-get install gcc libc6-dev" >&2; exit 1; }
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+PYTEST = $(VENV)/bin/python -m pytest
+# A worker per core, and no more than eight: each has its own TensorFlow and starts others. Workers that are done
+# take tests from the others; the tests of a module mostly stay together, as do the models that they share.
+PARALLEL = --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 test-sdk: $(VENV)/sdk2/installed $(VENV)/sdk3/installed ## the real SageMaker SDKs, v2 and v3, as clients of the cpu image, which it makes
 	tests/docker/engine.sh

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +40,42 @@ def _environ():
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory):
+    """`make_once("sample data", fill)` calls `fill(folder)` once per run and returns the folder.
+
+    All workers of pytest-xdist share it, so tests must not change what is in it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # the workers' folders are below that of the run
+
+    def make(name, fill):
+        folder = root / f"shared-{name}"
+        with (root / f"shared-{name}.lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.seek(0)
+            if not lock.read():
+                shutil.rmtree(folder, ignore_errors=True)  # a worker that failed may have left part of it
+                folder.mkdir()
+                fill(folder)
+                lock.write("made")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits(make_once):
+    """The sample data of local_test as a tree of its own: the handwritten digits."""
+
+    def fill(folder):
+        command = [sys.executable, ROOT / "local_test" / "digits.py", folder]
+        subprocess.run(command, check=True, timeout=120, capture_output=True)
+
+    return make_once("sample data", fill)
 
 
 @pytest.fixture

@@ -79,15 +79,6 @@ def read_pictures(root):
     }
 
 
-@pytest.fixture(scope="module")
-def sample_data(tmp_path_factory):
-    """Give a tree with the sample data; tests leave it as it is."""
-    root = tmp_path_factory.mktemp("sample data")
-    done = run(sys.executable, ROOT / "local_test/digits.py", root)
-    assert done.returncode == 0, done.stderr
-    return root
-
-
 @pytest.fixture
 def tree(tmp_path):
     """Give a copy of local_test beside programs that only tell how they were started."""
@@ -166,12 +157,12 @@ def endpoint():
 
 
 class TestSampleData:
-    def test_pictures_are_the_digits_of_the_data_set(self, sample_data):
+    def test_pictures_are_the_digits_of_the_data_set(self, digits):
         """Each PNG is 8-bit grey, has the data set's values times 255/16, and lies in its label's folder."""
         from sklearn.datasets import load_digits
 
         values, labels = load_digits(return_X_y=True)
-        pictures = read_pictures(sample_data)
+        pictures = read_pictures(digits)
         assert len(pictures) == 1797
         for path, picture in pictures.items():
             number = int(path.stem.removeprefix("digit-"))
@@ -179,21 +170,21 @@ class TestSampleData:
             np.testing.assert_array_equal(np.round(picture / 255 * 16), values[number].reshape(8, 8))
             assert path.parent.name == str(labels[number])
 
-    def test_a_stratified_fifth_is_held_out(self, sample_data):
+    def test_a_stratified_fifth_is_held_out(self, digits):
         """Every class gives a fifth of its pictures to held_out, none of which is in a channel."""
-        training, held_out = read_pictures(sample_data / TRAINING), read_pictures(sample_data / "held_out")
+        training, held_out = read_pictures(digits / TRAINING), read_pictures(digits / "held_out")
         assert len(held_out) == 360
         assert {path.name for path in training}.isdisjoint(path.name for path in held_out)
         for label in map(str, range(10)):
             kept = sum(path.parts[0] == label for path in training)
             apart = sum(path.parts[0] == label for path in held_out)
             assert 0.18 < apart / (kept + apart) < 0.22
-        assert sorted(path.name for path in sample_data.iterdir()) == ["held_out", "input"]
-        assert [path.name for path in (sample_data / "input/data").iterdir()] == ["training"]
+        assert sorted(path.name for path in digits.iterdir()) == ["held_out", "input"]
+        assert [path.name for path in (digits / "input/data").iterdir()] == ["training"]
 
-    def test_second_run_repairs_and_leaves_the_rest(self, sample_data, tmp_path):
+    def test_second_run_repairs_and_leaves_the_rest(self, digits, tmp_path):
         """A missing and a cut file come back with the same bytes; a picture of the user's own stays."""
-        root = shutil.copytree(sample_data, tmp_path / "copy")
+        root = shutil.copytree(digits, tmp_path / "copy")
         missing, cut, *_ = sorted((root / TRAINING / "7").iterdir())
         own = root / TRAINING / "7" / "mine.png"
         missing.unlink()
@@ -206,7 +197,7 @@ class TestSampleData:
         assert own.read_bytes() == b"mine"
         own.unlink()
         files = {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-        expected = {p.relative_to(sample_data): p.read_bytes() for p in sample_data.rglob("*") if p.is_file()}
+        expected = {p.relative_to(digits): p.read_bytes() for p in digits.rglob("*") if p.is_file()}
         assert files == expected
 
     def test_a_place_that_cannot_be_written_gives_a_sentence(self, tmp_path):
@@ -439,9 +430,9 @@ class TestPredict:
 
 class TestDemo:
     @pytest.fixture
-    def oracle_tree(self, tree, sample_data):
+    def oracle_tree(self, tree, digits):
         """Give a tree with sample data, a train that does nothing and a serve that knows the answers."""
-        shutil.copytree(sample_data, tree / "local_test/test_dir", dirs_exist_ok=True)
+        shutil.copytree(digits, tree / "local_test/test_dir", dirs_exist_ok=True)
         (tree / "program/train").write_text("")
         (tree / "program/serve").write_text(ORACLE)
         return tree

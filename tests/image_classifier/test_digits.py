@@ -23,23 +23,25 @@ LOCAL_TEST = ROOT / "local_test"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(make_once, digits):
     """A miniature /opt/ml with the digits, after `local_test/train.sh`: its root, and what was printed."""
-    root = tmp_path_factory.mktemp("digits") / "ml"
-    subprocess.run(
-        [sys.executable, LOCAL_TEST / "digits.py", root], check=True, timeout=120, capture_output=True
-    )
-    shutil.copytree(LOCAL_TEST / "test_dir" / "input" / "config", root / "input" / "config")
-    done = subprocess.run(
-        [LOCAL_TEST / "train.sh"],
-        env={**os.environ, "TEST_DIR": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return root, done.stdout
+
+    def train(root):
+        shutil.copytree(digits, root, dirs_exist_ok=True)
+        shutil.copytree(LOCAL_TEST / "test_dir" / "input" / "config", root / "input" / "config")
+        done = subprocess.run(
+            [LOCAL_TEST / "train.sh"],
+            env={**os.environ, "TEST_DIR": str(root)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (root / "printed").write_text(done.stdout)
+
+    root = make_once("trained-digits", train)
+    return root, (root / "printed").read_text()
 
 
 @pytest.fixture(scope="module")

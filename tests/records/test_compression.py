@@ -37,7 +37,7 @@ def test_what_is_not_gzip_stays_as_it_is(content):
         gzip.compress(b"x" * 1000)[:-8] + bytes(8),
         b"\x1f\x8b\x08" + bytes(7) + b"\xff\xff\xff",
     ],
-    ids=["no length", "cut off", "rubbish behind", "wrong checksum", "no deflate"],  # gzip's bytes have the time
+    ids=["no length", "cut off", "rubbish behind", "wrong checksum", "no deflate"],  # the bytes hold the time
 )
 def test_damage_is_one_sentence(content):
     with pytest.raises(
