@@ -467,6 +467,7 @@ def test_no_first_op_is_tried_on_a_cpu():
     assert tensorflow_engine.try_first_op(CPU, seconds=0) is None
 
 
+@pytest.mark.slow
 def test_a_gpu_that_tensorflow_cannot_use_is_one_line():
     """The processor's build of TensorFlow, or the other without this GPU, sees none."""
     assert tensorflow_engine.try_first_op(GPU) == "TensorFlow sees no GPU, 1 expected"

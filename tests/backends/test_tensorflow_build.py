@@ -107,6 +107,7 @@ def test_an_incomplete_installation_is_an_error_that_names_the_file(install, bui
         read_build(install(build_info, tensorflow="2.21.0"))
 
 
+@pytest.mark.slow
 def test_the_installed_one_is_read_as_it_describes_itself_and_not_imported():
     """In a fresh process: first read, then imported to compare."""
     script = """

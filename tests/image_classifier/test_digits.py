@@ -132,6 +132,7 @@ def test_what_a_caller_may_send_and_get(trained, pictures, live_server):
     assert server.invoke(picture, "image/png")[0] == 200
 
 
+@pytest.mark.slow
 def test_unreadable_pictures_are_named_and_too_many_of_them_fail_the_job(trained, tmp_path, run_train):
     root = tmp_path / "ml"
     shutil.copytree(trained[0] / "input", root / "input")
@@ -145,6 +146,7 @@ def test_unreadable_pictures_are_named_and_too_many_of_them_fail_the_job(trained
     assert not list((root / "model").iterdir())
 
 
+@pytest.mark.slow
 def test_sigterm_in_mid_epoch_saves_a_model_that_serves(trained, pictures, tmp_path, live_server):
     root = tmp_path / "ml"
     shutil.copytree(trained[0] / "input", root / "input")

@@ -44,8 +44,10 @@ def finished(tmp_path_factory, pictures):
 
 @pytest.mark.parametrize(
     ("numbers", "between"),
-    [([TERM], interruption.leave), ([KILL], interruption.cut_newest)],
-    ids=["TERM", "KILL, and the newest checkpoint cut in half"],
+    [
+        pytest.param([TERM], interruption.leave, id="TERM", marks=pytest.mark.slow),
+        pytest.param([KILL], interruption.cut_newest, id="KILL, and the newest checkpoint cut in half"),
+    ],
 )
 def test_an_interrupted_training_ends_as_if_nothing_had_happened(make_job, finished, numbers, between):
     """Equal weights, metrics and lines of epochs, bit by bit, after interrupts at random steps."""
@@ -58,6 +60,7 @@ def test_an_interrupted_training_ends_as_if_nothing_had_happened(make_job, finis
     assert row.repeated == 0 or numbers != [TERM]
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_costs_that_one_only(make_job, finished):
     job = make_job()
     row = interruption.interrupt("a test", job, finished[1], [Interrupt(KILL, saves=2)], interruption.leave)
@@ -78,6 +81,7 @@ def test_a_stop_leaves_the_model_so_far_and_a_checkpoint_of_the_very_step(make_j
     assert not (job.root / "output" / "failure").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_job_that_is_started_again_only_leaves_its_model(finished):
     job, reference = finished
     attempt = job.start()
@@ -86,6 +90,7 @@ def test_a_finished_job_that_is_started_again_only_leaves_its_model(finished):
     assert reference.has_weights_of(job)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_job_with_its_cause_and_costs_no_checkpoint(make_job, finished):
     job, reference = finished
     size = job.checkpoints[-1].stat().st_size
@@ -105,6 +110,7 @@ def set_hyperparameters(job, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_training_is_refused_and_more_epochs_are_not(make_job):
     job = make_job(epochs="1")
     assert job.start().status == 0
@@ -121,6 +127,7 @@ def test_the_checkpoint_of_another_training_is_refused_and_more_epochs_are_not(m
     assert "epochs was 1 and is 2 now" in resumed.log
 
 
+@pytest.mark.slow
 def test_a_job_that_asks_for_no_checkpoints_keeps_none(make_job):
     job = make_job(epochs="1")
     (job.root / "input" / "config" / "checkpointconfig.json").unlink()

@@ -159,6 +159,7 @@ def test_everything_wrong_is_told_at_once(declare):
         describe_tuning(algorithm)
 
 
+@pytest.mark.slow
 def test_train_prints_what_the_api_takes(opt_ml, run_train):
     """The image classifier's own declarations, checked as boto3 checks a request before it is sent."""
     done = run_train(opt_ml(), "algorithms.image_classifier", "--tuning")
@@ -186,6 +187,7 @@ def test_an_algorithm_that_cannot_be_tuned_is_a_sentence(opt_ml, run_train):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_every_metric_is_read_from_the_lines_of_a_real_run(opt_ml, run_train):
     """As the platform does it: each regex over each line, also where a tuning job adds its own key."""
     parameters = {"image_size": "8", "epochs": "2", "batch_size": "16", "augmentation": "none"}

@@ -353,6 +353,7 @@ for step in range(first, 1 << 20):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_while_saving_costs_at_most_what_was_being_saved(tmp_path):
     """Killed again and again at any moment: each start finds all that was said to be saved, no rubbish."""
     found, saved = [], 0
