@@ -1,4 +1,4 @@
-"""What tests share: a miniature /opt/ml, services in process, and the real servers as processes."""
+"""Fixtures for all tests: a small /opt/ml, services in process, and the real servers as processes."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from tandem.serving.service import Limits, ScoringService
 from tandem.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-CPU = Decision(device="cpu", reason="the tests say so")
+CPU = Decision(device="cpu", reason="a test")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible():
-    """Let Ctrl-C reach what tests start, also where this run's own shell started it in the background."""
+    """Make Ctrl-C reach the processes that tests start, even if a shell started pytest in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def _environ():
-    """Give the environment back as it was."""
+    """Restore the environment variables after each test."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -69,7 +69,7 @@ def make_once(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digits(make_once):
-    """The sample data of local_test as a tree of its own: the handwritten digits."""
+    """The root of a copy of local_test's sample data, the handwritten digits."""
 
     def fill(folder):
         command = [sys.executable, ROOT / "local_test" / "digits.py", folder]
@@ -80,7 +80,7 @@ def digits(make_once):
 
 @pytest.fixture
 def opt_ml(tmp_path):
-    """A miniature /opt/ml: `opt_ml(hyperparameters={…}, channels=["training"])` gives its root."""
+    """`opt_ml(hyperparameters={…}, channels=["training"])` makes a small /opt/ml and returns its root."""
 
     def make(hyperparameters=None, channels=("training",), **config):
         root = tmp_path / "ml"
@@ -104,7 +104,7 @@ def opt_ml(tmp_path):
 
 @pytest.fixture
 def service(tmp_path):
-    """`service("echo")` starts a scoring service around a fixture algorithm; it is stopped at the end."""
+    """`service("echo")` starts a scoring service for a fixture algorithm and stops it after the test."""
     services = []
 
     def make(name, on_failure=lambda error: None, **limits):
@@ -130,7 +130,7 @@ def service(tmp_path):
 
 @pytest.fixture
 def client(service, settings):
-    """`client("echo")` asks the app around a fixture algorithm, once it is ready, without a socket."""
+    """`client("echo")` returns a test client of the app for a fixture algorithm, once it is ready."""
 
     def make(name, *, ready=True, **changed):
         app = create_app(
@@ -146,7 +146,7 @@ def client(service, settings):
 
 @pytest.fixture
 def live_server(tmp_path):
-    """`live_server("echo", BACKEND="openvino")` runs the real `serve`, which must exit 0 at the end."""
+    """`live_server("echo", BACKEND="openvino")` runs the real `serve`; after the test it must exit with 0."""
     servers = []
 
     def start(name, *, base_dir=tmp_path, ready=True, executable=ROOT / "program" / "serve", **env):
@@ -178,7 +178,7 @@ def live_server(tmp_path):
 
 @pytest.fixture
 def run_train():
-    """`run_train(root, "echo")` runs the real `train` to its end and gives the finished process."""
+    """`run_train(root, "echo")` runs the real `train` and returns the finished process."""
 
     def run(base_dir, name, *arguments, seconds=120, **env):
         return subprocess.run(

@@ -57,7 +57,7 @@ def test_a_label_of_which_there_is_nothing_has_an_empty_map(pictures):
 
 
 @pytest.mark.parametrize("architecture", networks.ARCHITECTURES)
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_every_architecture_has_a_map(architecture, channels):
     """The map is its backbone's last one, and another label has another."""
     import keras
