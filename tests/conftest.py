@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import uvicorn
 
-from processes import LiveServer, find_free_port, wait_for
+from processes import HttpClient, LiveServer, find_free_port, wait_for
 from tandem.algorithm import Context, load_algorithm
 from tandem.runtime.devices import Decision
-from tandem.serving.app import create_app
+from tandem.serving.app import App
+from tandem.serving.http import Worker
 from tandem.serving.monitoring import Monitor
 from tandem.serving.service import Limits, ScoringService
 from tandem.settings import Settings
@@ -130,18 +135,35 @@ def service(tmp_path):
 
 @pytest.fixture
 def client(service, settings):
-    """`client("echo")` returns a test client of the app for a fixture algorithm, once it is ready."""
+    """`client("echo")` serves the app with a fixture algorithm in this process; it returns an HTTP client."""
+    with contextlib.ExitStack() as stack:
 
-    def make(name, *, ready=True, **changed):
-        app = create_app(
-            service(name), dataclasses.replace(settings, **changed), Monitor("cpu"), lambda: True
-        )
-        made = app.test_client()
-        if ready:
-            wait_for(lambda: made.get("/ping").status_code == 200, f"{name} to load")
-        return made
+        def make(name, *, ready=True, **changed):
+            app = App(
+                service(name),
+                dataclasses.replace(settings, **changed),
+                Monitor("cpu"),
+                is_complete=lambda: True,
+                max_body_bytes=1 << 28,
+            )
+            made = HttpClient(stack.enter_context(serve_in_thread(app)))
+            if ready:
+                wait_for(lambda: made.get("/ping").status_code == 200, f"{name} to load")
+            return made
 
-    return make
+        yield make
+
+
+@contextlib.contextmanager
+def serve_in_thread(app):
+    """Serve an ASGI app with the settings of our worker; yield the port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, **Worker.CONFIG_KWARGS))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    thread.join(30)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import signal
 import socket
 import subprocess
@@ -31,6 +32,42 @@ def find_free_port():
         return probe.getsockname()[1]
 
 
+class HttpClient:
+    """Requests to a port of this machine, each on a connection of its own."""
+
+    def __init__(self, port):
+        self._port = port
+
+    def get(self, path):
+        return self.request("GET", path)
+
+    def post(self, path, data=b"", content_type=None, headers=()):
+        types = {} if content_type is None else {"Content-Type": content_type}
+        return self.request("POST", path, data, {**types, **dict(headers)})
+
+    def request(self, method, path, data=None, headers=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request(method, path, data, headers or {})
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+
+
+@dataclass
+class Answer:
+    status_code: int
+    headers: http.client.HTTPMessage
+    data: bytes
+
+    @property
+    def text(self):
+        return self.data.decode()
+
+    @property
+    def json(self):
+        return json.loads(self.data)
+
+
 @dataclass
 class LiveServer:
     """The real `serve` as a process."""
@@ -50,7 +87,7 @@ class LiveServer:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, named)
             response = connection.getresponse()
-            return response.status, dict(response.getheaders()), response.read()
+            return response.status, response.headers, response.read()
 
     def invoke(self, body, content_type="application/json", **headers):
         return self.request("POST", "/invocations", body, content_type=content_type, **headers)

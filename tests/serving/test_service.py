@@ -16,6 +16,7 @@ from tandem.errors import (
     UnsupportedMediaType,
     UserError,
 )
+from tandem.serving.batching import Deadline
 from tandem.serving.service import Request
 
 
@@ -146,12 +147,12 @@ def test_a_full_queue_answers_at_once(ready):
 
 
 def test_a_request_past_its_time_is_answered_and_not_computed(ready):
-    service = ready("gated", timeout=0.2)
+    service = ready("gated")
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(ask, service, [0])
+        first = pool.submit(ask, service, [0], deadline=Deadline(0.3))
         assert gated.entered.wait(30)
         with pytest.raises(Overloaded, match=r"no answer within 0.2 seconds"):
-            ask(service, [1])
+            ask(service, [1], deadline=Deadline(0.2))
         with pytest.raises(Overloaded):
             first.result(30)
         gated.gate.set()
@@ -164,13 +165,13 @@ def test_a_request_past_its_time_is_answered_and_not_computed(ready):
 
 def test_a_caller_that_hangs_up_frees_its_place(ready):
     service = ready("gated")
-    gone = threading.Event()
+    hung_up = Deadline(60)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, service, [0])
         assert gated.entered.wait(30)
-        second = pool.submit(ask, service, [1], is_gone=gone.is_set)
+        second = pool.submit(ask, service, [1], deadline=hung_up)
         wait_for(lambda: service.count_queued() == 1, "a waiting request")
-        gone.set()
+        hung_up.cancel()
         with pytest.raises(Overloaded, match="hung up"):
             second.result(30)
         gated.gate.set()
@@ -201,7 +202,7 @@ def test_a_dead_model_thread_is_told_and_nobody_is_left_waiting(ready):
 def test_a_model_that_any_thread_may_use_is_used_by_the_thread_that_read(ready):
     """In parts of as many rows as pay."""
     service = ready("any_thread")
-    assert service.lanes > 1
+    assert service.max_concurrency > 1
     assert ask(service, ["a", "b", "c"]) == ["a", "b", "c"]
     own = threading.current_thread().name
     assert any_thread.computed == [(2, own), (1, own)]
@@ -222,27 +223,22 @@ def test_what_fails_in_the_requests_own_thread_is_told_like_every_failure(ready)
 
 
 def test_a_long_request_ends_between_its_parts_once_it_may_not_go_on(ready):
-    service = ready("any_thread", timeout=0.2)
+    service = ready("any_thread")
     with pytest.raises(Overloaded, match=r"no answer within 0.2 seconds"):
-        ask(service, [0.3, 0, 9, 9])
+        ask(service, [0.3, 0, 9, 9], deadline=Deadline(0.2))
+    hung_up = Deadline(60)
+    threading.Timer(0.2, hung_up.cancel).start()
     with pytest.raises(Overloaded, match="hung up"):
-        ask(service, [0, 0, 9, 9], is_gone=lambda: True)
+        ask(service, [0.4, 0, 9, 9], deadline=hung_up)
     assert [rows for rows, _ in any_thread.computed] == [2, 2]
 
 
-def test_who_waits_for_a_place_waits_no_longer_than_a_request_may(ready):
-    """Nor for a caller that hung up; the places are free again afterwards."""
-    service = ready("any_thread", timeout=0.6)
-    with ThreadPoolExecutor(service.lanes) as pool:
-        busy = [pool.submit(ask, service, [1.5]) for _ in range(service.lanes)]
-        wait_for(lambda: len(any_thread.computed) == service.lanes, "every place to be taken")
-        with pytest.raises(Overloaded, match="hung up"):
-            ask(service, ["a"], is_gone=lambda: True)
-        with pytest.raises(Overloaded, match=r"no answer within 0.6 seconds"):
-            ask(service, ["b"])
-        assert [future.result(30) for future in busy] == [[1.5]] * service.lanes
-    assert ask(service, ["c"]) == ["c"]
-    assert len(any_thread.computed) == service.lanes + 1
+def test_a_request_that_waited_too_long_for_its_thread_is_not_computed(ready):
+    service = ready("any_thread")
+    late = Deadline(0)
+    with pytest.raises(Overloaded, match="no answer within 0 seconds"):
+        ask(service, ["a"], deadline=late)
+    assert any_thread.computed == []
 
 
 def test_only_the_model_thread_touches_another_model(ready, monkeypatch):

@@ -1,131 +1,216 @@
-"""SageMaker's three routes, as a Flask app around one scoring service."""
+"""The ASGI app: health on the event loop, scoring in a bounded pool of threads, all else in Flask."""
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from flask import Flask, Response, jsonify, request
-from werkzeug.exceptions import HTTPException
+from a2wsgi import WSGIMiddleware
 
-from tandem.errors import ModelNotReady, TandemError
-from tandem.serving.invocations import ERROR, INFERENCE_ID, Invocations
+from tandem.algorithm import Caller
+from tandem.errors import ModelError, ModelNotReady, Overloaded
+from tandem.serving.batching import Deadline
+from tandem.serving.bodies import Bodies, ClientDisconnected, Receive
+from tandem.serving.errors import Headers, describe_error, log_error, render_error
 from tandem.serving.monitoring import Monitor
-from tandem.serving.openapi import describe_service, make_openapi
-from tandem.serving.service import ScoringService
+from tandem.serving.pages import create_pages
+from tandem.serving.service import Answer, Request, ScoringService
 from tandem.settings import Settings
 
-logger = logging.getLogger(__name__)
+Scope = Any
+Send = Callable[[Any], Awaitable[None]]
 
-#: Batch transform's own default payload, and how many at once; it refuses a product above 100 MB.
-TRANSFORM_PAYLOAD_MB = 6
-TRANSFORMS = 16
+#: SageMaker's header that names a request, and the one that algorithms read and answer with.
+INFERENCE_ID = b"x-amzn-sagemaker-inference-id"
+CUSTOM_ATTRIBUTES = b"x-amzn-sagemaker-custom-attributes"
+#: Characters that SageMaker passes on of the latter.
+MAX_ATTRIBUTES = 1024
+#: Seconds that a request is computed before its connection is watched for a client that hangs up.
+WATCH_SECONDS = 0.25
+#: Status that /metrics counts where a client hung up, as nginx logs it.
+CLIENT_CLOSED_REQUEST = 499
+#: Bytes of an answer up to which nobody waits until the client has taken it.
+SMALL_ANSWER = 64 * 1024
 
 
-def create_app(
-    service: ScoringService, settings: Settings, monitor: Monitor, is_complete: Callable[[], bool]
-) -> Flask:
-    """Build the app; it closes over `service`, so one process may hold several.
+class App:
+    """Answers SageMaker's routes with one scoring service.
 
-    `is_complete` tells whether all processes that serve here have loaded their models.
+    `is_complete` returns whether all processes that serve here have loaded their models. `startup` is awaited
+    before the process takes connections, `shutdown` is called after its last one.
     """
-    app = Flask("tandem", static_folder=None)
-    _add_routes(app, service, settings, is_complete)
-    _add_descriptions(app, service, monitor)
-    _add_error_handlers(app)
-    # Flask's way to put something before an app.
-    app.wsgi_app = Invocations(app.wsgi_app, service, settings, monitor)  # type: ignore[method-assign]
-    return app
 
+    def __init__(
+        self,
+        service: ScoringService,
+        settings: Settings,
+        monitor: Monitor,
+        *,
+        is_complete: Callable[[], bool],
+        max_body_bytes: int,
+        startup: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._service = service
+        self._settings = settings
+        self._monitor = monitor
+        self._is_complete = is_complete
+        self._startup = startup
+        self._bodies = Bodies(settings.max_payload_mb * 1024 * 1024, max_body_bytes)
+        self._pages = WSGIMiddleware(create_pages(service, settings, monitor).wsgi_app, workers=2)  # type: ignore[arg-type]
+        self._pool: ThreadPoolExecutor | None = None
+        self._computing = 0
+        self._answers = 0
 
-def _add_routes(
-    app: Flask,
-    service: ScoringService,
-    settings: Settings,
-    is_complete: Callable[[], bool],
-) -> None:
+    def count_waiting(self) -> int:
+        """Return how many requests wait for a thread of the pool."""
+        return max(0, self._computing - (self._service.max_concurrency or self._settings.threads))
 
-    @app.get("/ping")
-    def ping() -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or go through the process's lifespan."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["path"] == "/invocations" and scope["method"] == "POST":
+            await self._score(scope, receive, send)
+        elif scope["path"] == "/ping" and scope["method"] in {"GET", "HEAD"}:
+            await self._ping(send)
+        else:
+            await self._pages(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        if self._startup is not None:
+            await self._startup()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._service.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _ping(self, send: Send) -> None:
         """Answer 200 when requests can be scored, 503 while the model loads, 500 when it cannot be used."""
-        service.check()
-        if not is_complete():
-            raise ModelNotReady("other processes are still loading the model; try again in a second.")
-        return Response(status=200)
+        try:
+            self._service.check()
+            if not self._is_complete():
+                raise ModelNotReady("other processes are still loading the model; try again in a second.")
+        except (ModelNotReady, ModelError) as error:
+            await _send(send, error.status, *render_error(*describe_error(error)))
+        else:
+            await _send(send, 200, [(b"content-length", b"0")], b"")
 
-    @app.post("/invocations")
-    def invocations() -> Response:
-        """Give the shape of errors to what went wrong; `Invocations` answers what did not."""
-        raise request.environ[ERROR]
+    async def _score(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = self._monitor.begin()
+        headers = dict(scope["headers"])
+        status = 200
+        try:
+            answer_headers, body = await self._invoke(headers, receive)
+        except ClientDisconnected:
+            self._monitor.finish(CLIENT_CLOSED_REQUEST, started)
+            return
+        except Exception as error:  # noqa: BLE001  # whatever an algorithm raises is answered
+            status, kind, message = describe_error(error)
+            log_error(status, kind, message, _describe_request(headers))
+            answer_headers, body = render_error(status, kind, message)
+        self._monitor.finish(status, started)
+        self._answers += 1  # a slow reader's answer takes memory, as a request does
+        try:
+            await _send(send, status, answer_headers, body)
+        finally:
+            self._answers -= 1
 
-    @app.get("/execution-parameters")
-    def execution_parameters() -> Response:
-        """Tell batch transform how to send; no BatchStrategy, which its readers spell differently."""
-        payload_mb = min(TRANSFORM_PAYLOAD_MB, settings.max_payload_mb or TRANSFORM_PAYLOAD_MB)
-        return jsonify(MaxConcurrentTransforms=TRANSFORMS, MaxPayloadInMB=payload_mb)
+    async def _invoke(self, headers: dict[bytes, bytes], receive: Receive) -> tuple[Headers, bytes]:
+        self._service.check()
+        body = await self._bodies.read(headers.get(b"content-length"), receive)
+        self._computing += 1
+        try:
+            if self._computing + self._answers > self._settings.threads:
+                raise Overloaded("the server is busy with other requests; try again in a second.")
+            attributes = headers.get(CUSTOM_ATTRIBUTES, b"").decode("latin-1")
+            request = Request(
+                body=body,
+                content_type=_decode(headers.get(b"content-type")),
+                accept=_decode(headers.get(b"accept")),
+                caller=Caller(attributes, headers.get(INFERENCE_ID, b"").decode("latin-1")),
+                deadline=Deadline(self._settings.timeout),
+            )
+            answer = await self._compute(request, receive)
+        finally:
+            self._computing -= 1
+            self._bodies.release(len(body))
+        answer_headers = [
+            (b"content-type", _encode_header("media type", answer.content_type)),
+            (b"content-length", b"%d" % len(answer.body)),
+        ]
+        if request.caller.custom_attributes == attributes:  # the caller's own go back as they came
+            encoded = headers.get(CUSTOM_ATTRIBUTES, b"")
+        else:
+            encoded = _encode_header("custom attributes", request.caller.custom_attributes)
+        if encoded:
+            answer_headers.append((CUSTOM_ATTRIBUTES, encoded))
+        return answer_headers, answer.body
+
+    async def _compute(self, request: Request, receive: Receive) -> Answer:
+        """Score a request in the pool; it is taken out of the pool's queue when it is late or given up."""
+        if self._pool is None:  # only a loaded model says how many requests at once it can use
+            self._pool = ThreadPoolExecutor(
+                self._service.max_concurrency or self._settings.threads, thread_name_prefix="request"
+            )
+        future = self._pool.submit(_invoke, self._service, request, self._settings.default_accept)
+        answer = asyncio.wrap_future(future)
+        await asyncio.wait([answer], timeout=WATCH_SECONDS)
+        if not answer.done():
+            disconnect = asyncio.ensure_future(receive())
+            await asyncio.wait(
+                [answer, disconnect], timeout=request.deadline.left, return_when=asyncio.FIRST_COMPLETED
+            )
+            if disconnect.done():
+                request.deadline.cancel()
+            disconnect.cancel()
+            if not answer.done() and future.cancel():
+                request.deadline.check()
+        return await answer
 
 
-def _add_descriptions(app: Flask, service: ScoringService, monitor: Monitor) -> None:
-    algorithm = service.algorithm
-
-    @app.get("/metrics")
-    def metrics() -> Response:
-        """Show counts and times to Prometheus."""
-        body, content_type = monitor.render()
-        return Response(body, content_type=content_type)
-
-    @app.get("/")
-    def index() -> Response:
-        """Say to a person what this is."""
-        return Response(describe_service(algorithm.content_types), content_type="text/plain; charset=utf-8")
-
-    @app.get("/openapi.json")
-    def openapi() -> Response:
-        """Describe the routes to a program."""
-        return jsonify(make_openapi(algorithm.content_types, algorithm.accepts))
+def _invoke(service: ScoringService, request: Request, default_accept: str) -> Answer:
+    """Score a request; an exception that would end this process, such as `SystemExit`, ends the request."""
+    try:
+        return service.invoke(request, default_accept)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"the algorithm raised {error!r}") from error
 
 
-def _add_error_handlers(app: Flask) -> None:
-    @app.errorhandler(TandemError)
-    def show_tandem_error(error: TandemError) -> Response:
-        return _make_error(error.status, error.kind, str(error))
-
-    @app.errorhandler(HTTPException)
-    def show_http_error(error: HTTPException) -> Response:
-        code = error.code or 500
-        kind = error.name.lower().replace(" ", "_")
-        response = _make_error(code, kind, f"{request.method} {request.path}: {error.name}.")
-        if valid_methods := getattr(error, "valid_methods", None):
-            response.headers["Allow"] = ", ".join(sorted(valid_methods))
-        return response
-
-    @app.errorhandler(Exception)
-    def show_any_error(error: Exception) -> Response:
-        logger.error("a request failed", exc_info=error)
-        return _make_error(500, TandemError.kind, "the server failed; its log has the details.")
+async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Send an answer; return when the client has taken most of it."""
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": len(body) > SMALL_ANSWER})
+    if len(body) > SMALL_ANSWER:
+        await send({"type": "http.response.body", "body": b""})
 
 
-def _make_error(status: int, kind: str, message: str) -> Response:
-    """Make the one shape that every error has, and its line in the log.
+def _decode(header: bytes | None) -> str | None:
+    return None if header is None else header.decode("latin-1")
 
-    SageMaker passes on at most 2048 characters of it.
-    """
-    message = message[:1500]
-    line = {
-        "event": "request_failed",
-        "status": status,
-        "error": kind,
-        "message": message,
-        "path": request.path[:200],
-        "inference_id": request.headers.get(INFERENCE_ID, ""),
-        "content_type": request.headers.get("Content-Type", "")[:200],
-        "content_length": request.content_length,
+
+def _encode_header(name: str, value: object) -> bytes:
+    """Return what an algorithm set as a header's value; raise `ModelError` where no header can hold it."""
+    if isinstance(value, str) and len(value) <= MAX_ATTRIBUTES and value.isascii() and value.isprintable():
+        return value.encode()
+    raise ModelError(
+        f"the algorithm set {name} that no header can hold; expected at most {MAX_ATTRIBUTES} printable "
+        "ASCII characters."
+    )
+
+
+def _describe_request(headers: dict[bytes, bytes]) -> dict[str, object]:
+    """Return what the log says about a request that failed."""
+    length = headers.get(b"content-length")
+    return {
+        "path": "/invocations",
+        "inference_id": headers.get(INFERENCE_ID, b"").decode("latin-1"),
+        "content_type": headers.get(b"content-type", b"").decode("latin-1")[:200],
+        "content_length": None if length is None else int(length),
     }
-    if request.path != "/ping":
-        logger.log(logging.ERROR if status == 500 else logging.WARNING, "%s", json.dumps(line))
-    response = jsonify(error=kind, message=message)
-    response.status_code = status
-    if status == 503:
-        response.headers["Retry-After"] = "1"
-    return response

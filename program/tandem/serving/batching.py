@@ -1,4 +1,4 @@
-"""Requests become batches: a bounded queue before the model thread that knows who is still on the way."""
+"""Dynamic batching: a bounded queue before the model thread that knows which requests are on their way."""
 
 from __future__ import annotations
 
@@ -14,48 +14,52 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tandem.errors import ModelError, Overloaded, TandemError
-from tandem.serving.rows import count_rows, find_likeness
+from tandem.serving.rows import count_rows, get_batch_key
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at whether a caller that waits is still there.
-LOOK_SECONDS = 0.25
+#: Seconds between two checks of whether a waiting request may go on.
+CHECK_SECONDS = 0.25
 
 
-class Patience:
-    """How long a request may go on: `seconds`, and as long as its caller has not hung up."""
+class Deadline:
+    """How long a request may go on: `seconds` from now, or until it is cancelled as its caller hung up."""
 
-    def __init__(self, seconds: float, is_gone: Callable[[], bool]) -> None:
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._end = time.monotonic() + seconds
-        self._is_gone = is_gone
+        self._is_cancelled = False
 
     @property
     def left(self) -> float:
         """Seconds that are left, 0 when there are none."""
         return max(0.0, self._end - time.monotonic())
 
+    def cancel(self) -> None:
+        """End the request: nobody waits for its answer any more."""
+        self._is_cancelled = True
+
     def check(self) -> None:
-        """Return if the request may go on; raise `Overloaded`."""
+        """Raise `Overloaded` if the request may not go on."""
+        if self._is_cancelled:
+            raise Overloaded("the caller hung up.")
         if not self.left:
             raise Overloaded(f"no answer within {self._seconds:g} seconds; send fewer rows or try again.")
-        if self._is_gone():
-            raise Overloaded("the caller hung up.")
 
 
 @contextmanager
-def place(places: threading.Semaphore, patience: Patience) -> Iterator[None]:
-    """Take one of the places as long as the block lasts; raise `Overloaded` where it takes too long."""
-    while not places.acquire(timeout=min(patience.left, LOOK_SECONDS)):
-        patience.check()
+def acquire_slot(slots: threading.Semaphore, deadline: Deadline) -> Iterator[None]:
+    """Take a slot for the duration of the block; raise `Overloaded` if none is free before the deadline."""
+    while not slots.acquire(timeout=min(deadline.left, CHECK_SECONDS)):
+        deadline.check()
     try:
         yield
     finally:
-        places.release()
+        slots.release()
 
 
 @dataclass(eq=False, frozen=True)
-class Work:
+class BatchItem:
     """Rows of one request, and the future that gets their predictions."""
 
     rows: Any
@@ -64,17 +68,17 @@ class Work:
 
     @property
     def count(self) -> int:
-        """How many rows these are."""
+        """The number of rows."""
         return count_rows(self.rows)
 
     @property
-    def likeness(self) -> object:
-        """Works of equal likeness may share a batch; others are computed on their own."""
-        return find_likeness(self.rows)
+    def batch_key(self) -> object:
+        """Items of equal keys may share a batch."""
+        return get_batch_key(self.rows)
 
 
 class Batcher:
-    """A bounded queue that is emptied in batches of at most `max_rows` rows of equal likeness.
+    """A bounded queue that is emptied in batches of at most `max_rows` rows of equal batch_key.
 
     A batch is cut at once when no request is on its way; else when those on their way have arrived, when
     it is full, or `max_wait` seconds after its first request. So one caller alone never waits.
@@ -84,28 +88,28 @@ class Batcher:
         self.max_rows = max_rows
         self._max_wait = max_wait
         self._max_queued_rows = max_queued_rows
-        self._queue: deque[Work] = deque()
+        self._queue: deque[BatchItem] = deque()
         self.queued_rows = 0
         self._arrivals: set[object] = set()
         self._closed = False
         self._changed = threading.Condition()
 
     @contextmanager
-    def arrival(self) -> Iterator[Callable[[Sequence[Work]], None]]:
-        """Announce a request, and give what queues its works: `with batcher.arrival() as submit: …`.
+    def arrival(self) -> Iterator[Callable[[Sequence[BatchItem]], None]]:
+        """Announce a request, and give what queues its items: `with batcher.arrival() as submit: …`.
 
-        `submit` queues all works or none; it raises `Overloaded` if they find no room. Leaving the block
+        `submit` queues all items or none; it raises `Overloaded` if they find no room. Leaving the block
         without it takes the request off the way.
         """
         token = object()
         with self._changed:
             self._arrivals.add(token)
         try:
-            yield lambda works: self._submit(token, works)
+            yield lambda items: self._submit(token, items)
         finally:
             self._withdraw(token)
 
-    def next_batch(self) -> list[Work] | None:
+    def next_batch(self) -> list[BatchItem] | None:
         """Wait for a batch; its futures are running. None once the batcher is closed and empty."""
         with self._changed:
             while True:
@@ -128,9 +132,9 @@ class Batcher:
         with self._changed:
             self._closed = True
             while self._queue:
-                work = self._pop()
-                if work.future.set_running_or_notify_cancel():
-                    work.future.set_exception(error)
+                item = self._pop()
+                if item.future.set_running_or_notify_cancel():
+                    item.future.set_exception(error)
             self._changed.notify_all()
 
     def _withdraw(self, token: object) -> None:
@@ -139,8 +143,8 @@ class Batcher:
                 self._arrivals.remove(token)
                 self._changed.notify_all()
 
-    def _submit(self, token: object, works: Sequence[Work]) -> None:
-        rows = sum(work.count for work in works)
+    def _submit(self, token: object, items: Sequence[BatchItem]) -> None:
+        rows = sum(item.count for item in items)
         with self._changed:
             self._arrivals.discard(token)
             self._changed.notify_all()
@@ -151,7 +155,7 @@ class Batcher:
                 raise Overloaded(
                     f"{self.queued_rows} rows wait for the model already; try again in a second."
                 )
-            self._queue.extend(works)
+            self._queue.extend(items)
             self.queued_rows += rows
 
     def _await_arrivals(self) -> None:
@@ -163,31 +167,31 @@ class Batcher:
                 return
             self._changed.wait(left)
 
-    def _cut(self) -> list[Work]:
-        batch: list[Work] = []
+    def _cut(self) -> list[BatchItem]:
+        batch: list[BatchItem] = []
         rows = 0
-        likeness: object = None
+        batch_key: object = None
         while self._queue:
-            work = self._queue[0]
-            if batch and (work.likeness != likeness or rows + work.count > self.max_rows):
+            item = self._queue[0]
+            if batch and (item.batch_key != batch_key or rows + item.count > self.max_rows):
                 break
             self._pop()
-            if work.future.set_running_or_notify_cancel():  # false where the caller gave up
-                batch.append(work)
-                likeness = work.likeness
-                rows += work.count
+            if item.future.set_running_or_notify_cancel():  # false where the caller gave up
+                batch.append(item)
+                batch_key = item.batch_key
+                rows += item.count
         return batch
 
-    def _pop(self) -> Work:
-        work = self._queue.popleft()
-        self.queued_rows -= work.count
-        return work
+    def _pop(self) -> BatchItem:
+        item = self._queue.popleft()
+        self.queued_rows -= item.count
+        return item
 
 
-def compute_batches(batcher: Batcher, compute: Callable[[list[Work]], list[Any]]) -> None:
-    """Compute batches until `batcher` is closed and empty; `compute` gives each work its own part.
+def compute_batches(batcher: Batcher, compute: Callable[[list[BatchItem]], list[Any]]) -> None:
+    """Compute batches until `batcher` is closed and empty; `compute` gives each item its own part.
 
-    One request must not take the others down: a batch that fails is computed again work by work. What is no
+    One request must not take the others down: a batch that fails is computed again item by item. What is no
     `Exception` is raised, after all that waited for that batch know.
     """
     while (batch := batcher.next_batch()) is not None:
@@ -198,21 +202,21 @@ def compute_batches(batcher: Batcher, compute: Callable[[list[Work]], list[Any]]
                 batch[0].future.set_exception(describe_failure(error))
                 continue
             logger.warning("a batch of %d requests failed; each is computed on its own", len(batch))
-            for work in batch:
+            for item in batch:
                 try:
-                    _compute([work], compute)
+                    _compute([item], compute)
                 except Exception as own_error:  # noqa: BLE001
-                    work.future.set_exception(describe_failure(own_error))
+                    item.future.set_exception(describe_failure(own_error))
         except BaseException:
-            for work in batch:
-                if not work.future.done():
-                    work.future.set_exception(ModelError("the model's thread died; the log has the cause."))
+            for item in batch:
+                if not item.future.done():
+                    item.future.set_exception(ModelError("the model's thread died; the log has the cause."))
             raise
 
 
-def _compute(batch: list[Work], compute: Callable[[list[Work]], list[Any]]) -> None:
-    for work, part in zip(batch, compute(batch), strict=True):
-        work.future.set_result(part)
+def _compute(batch: list[BatchItem], compute: Callable[[list[BatchItem]], list[Any]]) -> None:
+    for item, part in zip(batch, compute(batch), strict=True):
+        item.future.set_result(part)
 
 
 def describe_failure(error: Exception) -> TandemError:
@@ -223,19 +227,19 @@ def describe_failure(error: Exception) -> TandemError:
     return ModelError(f"predict_fn raised {type(error).__name__}; the log has the details.")
 
 
-def await_predictions(works: Sequence[Work], patience: Patience) -> list[Any]:
-    """Wait for all of `works`; what waits for a caller that hung up, or too long, is not computed."""
-    futures = [work.future for work in works]
+def await_predictions(items: Sequence[BatchItem], deadline: Deadline) -> list[Any]:
+    """Wait for all of `items`; what waits for a caller that hung up, or too long, is not computed."""
+    futures = [item.future for item in items]
     waiting: set[Future[Any]] = set(futures)
     try:
         while waiting:
             done, waiting = concurrent.futures.wait(
-                waiting, min(patience.left, LOOK_SECONDS), concurrent.futures.FIRST_EXCEPTION
+                waiting, min(deadline.left, CHECK_SECONDS), concurrent.futures.FIRST_EXCEPTION
             )
             for future in done:
                 future.result()  # raises what the model thread found
             if waiting:
-                patience.check()
+                deadline.check()
     finally:
         for future in waiting:
             future.cancel()

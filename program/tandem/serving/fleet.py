@@ -22,13 +22,19 @@ BYTES_PER_MODEL_BYTE = 8
 MOST_LOST_STARTS = 3
 
 
+#: Bytes of request bodies that a process may have at once, at most, and the share of its memory.
+MAX_BODY_BYTES = 256 << 20
+BODY_SHARE = 8
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How many processes serve, with how many request threads and cores each."""
+    """How many processes serve, with how many request threads, cores and bytes of request bodies each."""
 
     workers: int
     threads: int
     cores: int
+    body_bytes: int = MAX_BODY_BYTES
 
     def __str__(self) -> str:
         return (
@@ -51,7 +57,8 @@ def make_plan(
     if wanted > fitting:
         logger.warning("%d processes would not fit the memory; %d serve", wanted, fitting)
     workers = min(wanted, fitting)
-    return Plan(workers, threads, cores=max(1, resources.cores // workers))
+    body_bytes = min(MAX_BODY_BYTES, resources.memory_bytes // workers // BODY_SHARE)
+    return Plan(workers, threads, max(1, resources.cores // workers), body_bytes)
 
 
 class Fleet:

@@ -19,8 +19,8 @@ def count_rows(rows: Any) -> int:
     return len(rows) if _has_rows(rows) else 1
 
 
-def find_likeness(rows: Any) -> object:
-    """Give what is equal for rows that may be merged; data without rows is like nothing else."""
+def get_batch_key(rows: Any) -> object:
+    """Return a key that is equal for rows that can be merged; data without rows has a key of its own."""
     if isinstance(rows, np.ndarray):
         return rows.dtype, rows.shape[1:]
     return list if isinstance(rows, list) else object()
@@ -34,7 +34,7 @@ def split_rows(rows: Any, limit: int) -> list[Any]:
 
 
 def merge_rows(parts: Sequence[Any]) -> Any:
-    """Put parts of equal likeness together again: arrays along the first axis, lists end to end."""
+    """Put parts of equal batch keys together again: arrays along the first axis, lists end to end."""
     if len(parts) == 1:
         return parts[0]
     if isinstance(parts[0], np.ndarray):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import logging
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,19 +24,18 @@ from tandem.errors import TandemError, UserError
 from tandem.logs import configure_logging
 from tandem.runtime.devices import Decision
 from tandem.runtime.resources import find_resources
-from tandem.serving.app import create_app
+from tandem.serving.app import App
 from tandem.serving.fleet import Fleet, Plan, make_plan
-from tandem.serving.master import Master
+from tandem.serving.http import DRAIN_SECONDS, Worker
 from tandem.serving.monitoring import SHARED_FOLDER, Monitor, forget_process
-from tandem.serving.proxy import Proxy, start_proxy
+from tandem.serving.proxy import find_socket, serve_behind, start_proxy
 from tandem.serving.service import Limits, ScoringService
-from tandem.serving.worker import ReadAheadWorker
 from tandem.settings import Settings, render_settings
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between SIGTERM and the end, for what is in flight; SageMaker kills after 30.
-DRAIN_SECONDS = 25
+#: Open files and connections of a process, where the system allows as many.
+MAX_DESCRIPTORS = 65_536
 #: Exit status of a serving process that died after it was ready: gunicorn starts another one.
 DIED = 1
 
@@ -49,50 +50,42 @@ class _Log(Logger):  # type: ignore[misc]
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """Gunicorn, configured in code; it imports no framework before it forks."""
+    """gunicorn, configured in code; it imports no framework before it forks."""
 
-    def __init__(
-        self, settings: Settings, decision: Decision, plan: Plan, scratch: str, proxy: Proxy | None
-    ) -> None:
+    def __init__(self, settings: Settings, decision: Decision, plan: Plan, scratch: str, bind: str) -> None:
         self._settings = settings
         self._decision = decision
         self._plan = plan
         self._scratch = scratch
-        self._proxy = proxy
+        self._bind = bind
         self._fleet = Fleet(plan.workers)
         self._slot = 0
         self._service: ScoringService | None = None
         self._worker: Any = None
+        self._heartbeat: asyncio.Task[None] | None = None
         super().__init__()
 
     def load_config(self) -> None:
         """Set gunicorn's options; none comes from a file or the command line."""
         options: dict[str, Any] = {
-            "bind": f"unix:{self._proxy.socket}" if self._proxy else f"0.0.0.0:{self._settings.port}",
+            "bind": self._bind,
             "workers": self._plan.workers,
-            "worker_class": ReadAheadWorker,
-            "threads": self._plan.threads,
-            "worker_connections": 1000 + self._plan.threads,  # gunicorn keeps the difference alive
+            "worker_class": Worker,
             "backlog": 2048,
             "timeout": 60,
-            "graceful_timeout": DRAIN_SECONDS,
+            "graceful_timeout": DRAIN_SECONDS + 2,  # the worker itself gives up after DRAIN_SECONDS
             "keepalive": 75,  # longer than the platform's proxy, which then never meets a closed connection
             "control_socket_disable": True,
             "worker_tmp_dir": self._scratch,
             "logger_class": _Log,
             "pre_fork": lambda _server, worker: setattr(self, "_slot", self._fleet.take(worker.age)),
             "post_fork": self._enter,
-            "child_exit": self._bury,
-            "worker_exit": lambda _server, _worker: self._service.stop() if self._service else None,
+            "child_exit": self._on_child_exit,
         }
         for name, value in options.items():
             self.cfg.set(name, value)
 
-    def run(self) -> None:
-        """Serve until a signal; raises `SystemExit` with the exit status."""
-        Master(self, self._proxy.process if self._proxy else None).run()
-
-    def load(self) -> Any:
+    def load(self) -> App:
         """Build the app in a serving process, after the fork; the model begins to load."""
         try:
             algorithm = _find_algorithm(self._settings)
@@ -112,41 +105,49 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
                 on_failure=self._end_process,
                 observe=monitor.observe,
             )
-            service, worker = self._service, self._worker
-            monitor.count_queued = lambda: service.count_queued() + worker.count_waiting()
+            app = App(
+                self._service,
+                self._settings,
+                monitor,
+                is_complete=lambda: self._fleet.is_complete,
+                max_body_bytes=self._plan.body_bytes,
+                startup=self._start_up,
+            )
+            service = self._service
+            monitor.count_queued = lambda: service.count_queued() + app.count_waiting()
         except (Exception, SystemExit) as error:
             logger.error("%s", error, exc_info=None if isinstance(error, TandemError) else error)  # noqa: TRY400
             self._end_process(error)
             raise
         self._service.start()
-        return create_app(self._service, self._settings, monitor, lambda: self._fleet.is_complete)
+        return app
 
-    def is_open(self) -> bool:
-        """Whether this process may take connections.
+    async def _start_up(self) -> None:
+        """Return when this process may take connections.
 
-        One that follows a dead one leaves them to the others until its model is loaded.
+        One that replaces another waits for its model first, as the other processes can answer meanwhile.
         """
-        alone = self._plan.workers == 1 or not self._fleet.is_complete
-        return alone or (self._service is not None and self._service.loaded)
+        self._heartbeat = asyncio.create_task(self._notify())
+        if self._plan.workers > 1 and self._fleet.is_complete and self._service is not None:
+            while not await asyncio.to_thread(self._service.wait, 1.0):
+                pass
 
-    def count_lanes(self) -> int:
-        """Count the requests that this process should handle at once; 0: any number, or not known yet."""
-        return self._service.lanes if self._service is not None else 0
-
-    @property
-    def patience(self) -> float:
-        """Seconds that a request may wait for its answer."""
-        return self._settings.timeout
+    async def _notify(self) -> None:
+        """Tell gunicorn that the loop is alive; uvicorn does by the clock on the wall, which may be set."""
+        while True:
+            self._worker.notify()
+            await asyncio.sleep(10)
 
     def _enter(self, _master: Any, worker: Any) -> None:
         self._worker = worker
         os.environ.update(self._environment())
 
-    def _bury(self, _master: Any, worker: Any) -> None:
-        """See to what a process leaves that ended; end the container where one after the other does."""
+    def _on_child_exit(self, _master: Any, worker: Any) -> None:
+        """Free what a process had; end the server where one after the other ends before it was ready."""
+        was_hopeless = self._fleet.is_hopeless
         self._fleet.free(worker.age)
         forget_process(worker.pid)
-        if self._fleet.is_hopeless:
+        if self._fleet.is_hopeless and not was_hopeless:
             raise HaltServer(
                 "process after process ended before its model was loaded; is there memory enough for it?",
                 Arbiter.WORKER_BOOT_ERROR,
@@ -230,6 +231,13 @@ def main(arguments: Sequence[str], choose_device: Callable[[str, str | None], De
     return 1
 
 
+def _raise_descriptor_limit() -> None:
+    """Allow as many connections as the system does: an idle one takes a descriptor and little else."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def _serve(settings: Settings, decision: Decision, scratch: str) -> None:
     logger.info("device: %s: %s", decision.device, decision.reason)
     model_bytes = sum(
@@ -237,12 +245,14 @@ def _serve(settings: Settings, decision: Decision, scratch: str) -> None:
     )
     plan = make_plan(find_resources(), len(decision.gpus), model_bytes, settings.threads, settings.workers)
     logger.info("plan: %s; port %d", plan, settings.port)
+    _raise_descriptor_limit()
     with contextlib.ExitStack() as stack:
         if plan.workers > 1:
             os.environ[SHARED_FOLDER] = str(stack.enter_context(_make_folder(scratch)))
-        proxy = None
-        if settings.nginx:
-            # Not in memory: long bodies wait in files there.
-            folder = stack.enter_context(_make_folder(tempfile.gettempdir()))
-            proxy = start_proxy(folder, settings.port, settings.max_payload_mb, settings.timeout)
-        Server(settings, decision, plan, scratch, proxy).run()
+        if not settings.nginx:
+            Server(settings, decision, plan, scratch, f"0.0.0.0:{settings.port}").run()
+        # Not in memory: long bodies wait in files there.
+        folder = stack.enter_context(_make_folder(tempfile.gettempdir()))
+        server = Server(settings, decision, plan, scratch, f"unix:{find_socket(folder)}")
+        nginx = start_proxy(folder, settings.port, settings.max_payload_mb, settings.timeout)
+        serve_behind(nginx, server.run, DRAIN_SECONDS)

@@ -17,20 +17,20 @@ from tandem.algorithm import Algorithm, Caller, Context
 from tandem.errors import ModelError, ModelNotReady, TandemError, UnsupportedMediaType, UserError
 from tandem.serving.batching import (
     Batcher,
-    Patience,
-    Work,
+    BatchItem,
+    Deadline,
+    acquire_slot,
     await_predictions,
     compute_batches,
     describe_failure,
-    place,
 )
 from tandem.serving.rows import count_rows, merge_rows, split_prediction, split_rows
 
 logger = logging.getLogger(__name__)
 
 
-#: Requests handled at once beyond those that compute: while these talk HTTP, the cores have work.
-MORE_LANES = 2
+#: Requests handled at once beyond those that compute: decoding and encoding overlap with computing.
+EXTRA_REQUESTS = 2
 UNUSABLE = "the model cannot be used; the log has the cause."
 
 
@@ -50,13 +50,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came; `is_gone` tells whether its caller has hung up."""
+    """One request."""
 
     body: bytes
     content_type: str | None = None
     accept: str | None = None
     caller: Caller = field(default_factory=Caller)
-    is_gone: Callable[[], bool] = bool
+    deadline: Deadline = field(default_factory=partial(Deadline, 60))
 
 
 class Answer(NamedTuple):
@@ -96,9 +96,9 @@ class ScoringService:
         self._observe = observe
         self._loaded = threading.Event()
         self._lock = threading.Lock()
-        #: How many requests should be handled at once; 0: any number, as they wait for the model thread.
-        self.lanes = 0
-        self._places = threading.Semaphore(limits.readers)
+        #: How many calls of `invoke` at once are useful; 0: any number, as they wait for the model thread.
+        self.max_concurrency = 0
+        self._slots = threading.Semaphore(limits.readers)
         self._batcher = Batcher(limits.batch_rows, limits.batch_wait, limits.queue_rows)
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
@@ -115,6 +115,10 @@ class ScoringService:
     def loaded(self) -> bool:
         """Whether the model has been ready at some time."""
         return self._loaded.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the model to be loaded; return whether it is."""
+        return self._loaded.wait(seconds)
 
     def count_queued(self) -> int:
         """Count the rows that wait for the model."""
@@ -134,13 +138,14 @@ class ScoringService:
         503 means that trying again later helps.
         """
         self.check()
+        request.deadline.check()
         algorithm, context = self.algorithm, replace(self._context, caller=request.caller)
         answer_type = formats.negotiate(request.accept, algorithm.accepts, default_accept)
         body_type = self._check_content_type(request.content_type)
-        score = self._score_here if self.lanes else self._score_in_batches
+        score = self._score_here if self.max_concurrency else self._score_in_batches
         prediction = score(
             partial(self._read, request.body, body_type, context),
-            Patience(self.limits.timeout, request.is_gone),
+            request.deadline,
         )
         started = time.monotonic()
         encoded = algorithm.output_fn(prediction, answer_type, context)
@@ -152,29 +157,27 @@ class ScoringService:
         # Whatever holds bytes will do; bytes() alone would take a number for so many zeros.
         return Answer(encoded if isinstance(encoded, bytes) else bytes(memoryview(encoded)), answer_type)
 
-    def _score_here(self, read: Callable[[], list[Any]], patience: Patience) -> Any:
+    def _score_here(self, read: Callable[[], list[Any]], deadline: Deadline) -> Any:
         """Compute in this thread; a request of many rows stops between its parts when it may not go on."""
-        with place(self._places, patience):
-            predictions: list[Any] = []
-            for part in read():
-                if predictions:
-                    patience.check()
-                try:
-                    predictions += self._compute([part])
-                except Exception as error:
-                    raise describe_failure(error) from error
-                except BaseException as error:
-                    self._fail(error)
-                    raise ModelError(UNUSABLE) from error
+        predictions: list[Any] = []
+        for part in read():
+            deadline.check()
+            try:
+                predictions += self._compute([part])
+            except Exception as error:
+                raise describe_failure(error) from error
+            except BaseException as error:
+                self._fail(error)
+                raise ModelError(UNUSABLE) from error
         return merge_rows(predictions)
 
-    def _score_in_batches(self, read: Callable[[], list[Any]], patience: Patience) -> Any:
+    def _score_in_batches(self, read: Callable[[], list[Any]], deadline: Deadline) -> Any:
         """Let the model thread compute, together with other requests."""
         with self._batcher.arrival() as submit:
-            with place(self._places, patience):
-                works = [Work(part) for part in read()]
-            submit(works)
-        return merge_rows(await_predictions(works, patience))
+            with acquire_slot(self._slots, deadline):
+                items = [BatchItem(part) for part in read()]
+            submit(items)
+        return merge_rows(await_predictions(items, deadline))
 
     def _read(self, body: bytes, content_type: str, context: Context) -> list[Any]:
         """Give the request's rows, in parts of as many as are computed at once."""
@@ -216,8 +219,8 @@ class ScoringService:
     def _run(self) -> None:
         try:
             self._load()
-            if not self.lanes:
-                compute_batches(self._batcher, self._compute_works)
+            if not self.max_concurrency:
+                compute_batches(self._batcher, self._compute_items)
         except BaseException as error:  # noqa: BLE001  # the rim of the thread
             self._fail(error)
 
@@ -228,17 +231,16 @@ class ScoringService:
         self._context = replace(self._context, model=model)
         self._batcher.max_rows = min(self.limits.batch_rows, getattr(model, "max_batch_rows", sys.maxsize))
         if concurrency := getattr(model, "concurrency", None):
-            self.lanes = concurrency + MORE_LANES
-            self._places = threading.Semaphore(self.lanes)
+            self.max_concurrency = concurrency + EXTRA_REQUESTS
         self._loaded.set()
         self._on_ready()
         logger.info("the model is ready")
 
-    def _compute_works(self, batch: list[Work]) -> list[Any]:
+    def _compute_items(self, batch: list[BatchItem]) -> list[Any]:
         now = time.monotonic()
-        for work in batch:
-            self._observe("queue", now - work.arrived)
-        return self._compute([work.rows for work in batch])
+        for item in batch:
+            self._observe("queue", now - item.arrived)
+        return self._compute([item.rows for item in batch])
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
