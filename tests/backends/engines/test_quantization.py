@@ -171,7 +171,7 @@ def watch(event, _):
         seen.append(event)
 sys.addaudithook(watch)
 import numpy as np
-from backends import quantization
+from backends.engines import quantization
 logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s", stream=sys.stdout)
 for name in ("asyncio", "matplotlib"):
     logging.getLogger(name).setLevel(logging.INFO)
