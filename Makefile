@@ -34,22 +34,24 @@ sample-data: environment ## handwritten digits as PNG files, into local_test/tes
 demo: environment ## all of it: sample data, train, serve, predict, and one table of the answers
 	$(VENV)/bin/python local_test/demo.py
 
-test: test-environment ## the quick tests, some minutes on two cores (PYTEST_ARGS= options of pytest, such as "-k NAME")
-	$(PYTEST) $(PARALLEL) -m "not slow and not image and not sdk" $(PYTEST_ARGS)
+test: test-environment ## run the quick tests, a few minutes on two cores (PYTEST_ARGS= options of pytest, such as "-k NAME")
+	$(PYTEST) $(PARALLEL) -m $(QUICK) $(PYTEST_ARGS)
 
-test-all: test-environment ## all tests, also the slow ones and, where a Docker engine answers, those of the images
-	$(PYTEST) $(PARALLEL) -m "not image and not sdk" $(PYTEST_ARGS)
-	$(PYTEST) -m image $(PYTEST_ARGS)
+# The images' tests run one by one: they share a Docker engine. pytest exits with 5 if -k leaves no test.
+test-all: test-environment ## run all tests, also the slow ones and, if a Docker engine answers, those of the images
+	$(PYTEST) $(PARALLEL) -m "not image and not sdk" $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -m image $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
-coverage: test-environment ## the quick tests again, and which lines and branches of program/ they ran
-	$(PYTEST) $(PARALLEL) -m "not slow and not image and not sdk" --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+coverage: test-environment ## run the quick tests and print which lines and branches of program/ they miss
+	$(PYTEST) $(PARALLEL) -m $(QUICK) --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 test-environment: environment
 	@command -v gcc >/dev/null || { echo "The tests build a stand-in for NVIDIA's library and need gcc: apt-get install gcc libc6-dev" >&2; exit 1; }
 
 PYTEST = $(VENV)/bin/python -m pytest
-# A worker per core, and no more than eight: each has its own TensorFlow and starts others. Workers that are done
-# take tests from the others; the tests of a module mostly stay together, as do the models that they share.
+QUICK = "not slow and not image and not sdk"
+# One worker per core, at most eight: each loads TensorFlow and starts processes that load it again. With worksteal
+# most tests of a module run in one worker, where its fixtures are made once.
 PARALLEL = --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 test-sdk: $(VENV)/sdk2/installed $(VENV)/sdk3/installed ## the real SageMaker SDKs, v2 and v3, as clients of the cpu image, which it makes
