@@ -70,6 +70,7 @@ def test_a_kill_while_a_checkpoint_is_written_costs_that_one_only(make_job, fini
     assert job.leftovers == []
 
 
+@pytest.mark.slow
 def test_a_stop_leaves_the_model_so_far_and_a_checkpoint_of_the_very_step(make_job):
     job = make_job()
     attempt = job.start(Interrupt(TERM, steps=17))

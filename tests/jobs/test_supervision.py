@@ -127,7 +127,7 @@ def test_a_dead_worker_is_named(start):
     assert finish(*start("die in a worker")).startswith("a worker process of the job died: A process in the")
 
 
-@pytest.mark.parametrize("how", ["fill", "save"])
+@pytest.mark.parametrize("how", ["fill", pytest.param("save", marks=pytest.mark.slow)])
 def test_a_full_disk_is_told_with_its_file_and_its_size(start, opt_ml, how):
     """Whether Python finds out or a framework does."""
     root = opt_ml({"how": how})

@@ -119,12 +119,10 @@ def test_a_silent_host_is_lost_too(tmp_path):
     assert "host algo-2 was lost: no sign of life for 30 s." in hosts[0].failure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fail", "failing", "cause"),
-    [
-        ("1:4:raise", 1, "the loss became nan"),
-        pytest.param("0:-1:write", 0, "the disk is full: make room.", marks=pytest.mark.slow),
-    ],
+    [("1:4:raise", 1, "the loss became nan"), ("0:-1:write", 0, "the disk is full: make room.")],
 )
 def test_a_failure_on_one_host_is_the_reason_of_all(tmp_path, fail, failing, cause):
     """While training, and while the first host writes the model and the others wait for it."""
