@@ -90,6 +90,7 @@ def test_a_stop_while_a_pipe_is_silent_saves_the_model_so_far(opt_ml, samples):
     assert (root / "model" / "model.h5").is_file()
 
 
+@pytest.mark.slow
 def test_tfrecord_files_train_as_pipes_do(opt_ml, samples, run_train):
     """Two files of TensorFlow's own, one compressed; a share is held out and the texts name the labels."""
     training, _ = samples
@@ -105,6 +106,7 @@ def test_tfrecord_files_train_as_pipes_do(opt_ml, samples, run_train):
     assert read_accuracy(done.stdout) > 0.8
 
 
+@pytest.mark.slow
 def test_a_pipe_that_is_not_told_of_is_one_sentence(opt_ml, run_train):
     root = configure(opt_ml, {"epochs": "1"})
     done = run_train(root, "algorithms.image_classifier")
