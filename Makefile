@@ -1,5 +1,5 @@
 # All commands of this project; `make help` lists them.
-.PHONY: help environment sample-data demo test fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench faults soak variants plan bench-images bench-train bench-interruption bench-hosts
+.PHONY: help environment sample-data demo test test-all test-environment coverage fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench faults soak variants plan bench-images bench-train bench-interruption bench-hosts
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ VENV := .venv
 REQUIREMENTS := docker/requirements
 SCRIPTS = $(wildcard *.sh */*.sh */*/*.sh .ci/run)
 EXECUTABLES = $(wildcard program/train program/serve)
-CACHES := .hypothesis .mypy_cache .pytest_cache .ruff_cache
+CACHES := .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,9 +34,25 @@ sample-data: environment ## write handwritten digits as PNG files to local_test/
 demo: environment ## run everything: write sample data, train, serve, predict, and print a table of predictions
 	$(VENV)/bin/python local_test/demo.py
 
-test: environment ## the tests (PYTEST_ARGS= what pytest is to be told, such as -k NAME)
+test: test-environment ## run the quick tests, a few minutes on two cores (PYTEST_ARGS= options of pytest, such as "-k NAME")
+	$(PYTEST) $(PARALLEL) -m $(QUICK) $(PYTEST_ARGS)
+
+# The images' tests run one by one: they share a Docker engine. pytest exits with 5 if -k leaves no test.
+test-all: test-environment ## run all tests, also the slow ones and, if a Docker engine answers, those of the images
+	$(PYTEST) $(PARALLEL) -m "not image and not sdk" $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -m image $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
+coverage: test-environment ## run the quick tests and print which lines and branches of program/ they miss
+	$(PYTEST) $(PARALLEL) -m $(QUICK) --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+
+test-environment: environment
 	@command -v gcc >/dev/null || { echo "The tests build a stand-in for NVIDIA's library and need gcc: apt-get install gcc libc6-dev" >&2; exit 1; }
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+PYTEST = $(VENV)/bin/python -m pytest
+QUICK = "not slow and not image and not sdk"
+# One worker per core, at most eight: each loads TensorFlow and starts processes that load it again. With worksteal
+# most tests of a module run in one worker, where its fixtures are made once.
+PARALLEL = --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 test-sdk: $(VENV)/sdk2/installed $(VENV)/sdk3/installed ## the real SageMaker SDKs, v2 and v3, as clients of the cpu image, which it makes
 	tests/docker/engine.sh

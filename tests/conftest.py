@@ -1,11 +1,13 @@
-"""What tests share: a miniature /opt/ml, services in process, and the real servers as processes."""
+"""Fixtures for all tests: a small /opt/ml, services in process, and the real servers as processes."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,28 +28,64 @@ from tandem.serving.service import Limits, ScoringService
 from tandem.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-CPU = Decision(device="cpu", reason="the tests say so")
+CPU = Decision(device="cpu", reason="a test")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible():
-    """Let Ctrl-C reach what tests start, also where this run's own shell started it in the background."""
+    """Make Ctrl-C reach the processes that tests start, even if a shell started pytest in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def _environ():
-    """Give the environment back as it was."""
+    """Restore the environment variables after each test."""
     before = dict(os.environ)
     yield
     os.environ.clear()
     os.environ.update(before)
 
 
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory):
+    """`make_once("sample data", fill)` calls `fill(folder)` once per run and returns the folder.
+
+    All workers of pytest-xdist share it, so tests must not change what is in it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # the workers' folders are below that of the run
+
+    def make(name, fill):
+        folder = root / f"shared-{name}"
+        with (root / f"shared-{name}.lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.seek(0)
+            if not lock.read():
+                shutil.rmtree(folder, ignore_errors=True)  # a worker that failed may have left part of it
+                folder.mkdir()
+                fill(folder)
+                lock.write("made")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def digits(make_once):
+    """The root of a copy of local_test's sample data, the handwritten digits."""
+
+    def fill(folder):
+        command = [sys.executable, ROOT / "local_test" / "digits.py", folder]
+        subprocess.run(command, check=True, timeout=120, capture_output=True)
+
+    return make_once("sample data", fill)
+
+
 @pytest.fixture
 def opt_ml(tmp_path):
-    """A miniature /opt/ml: `opt_ml(hyperparameters={…}, channels=["training"])` gives its root."""
+    """`opt_ml(hyperparameters={…}, channels=["training"])` makes a small /opt/ml and returns its root."""
 
     def make(hyperparameters=None, channels=("training",), **config):
         root = tmp_path / "ml"
@@ -71,7 +109,7 @@ def opt_ml(tmp_path):
 
 @pytest.fixture
 def service(tmp_path):
-    """`service("echo")` starts a scoring service around a fixture algorithm; it is stopped at the end."""
+    """`service("echo")` starts a scoring service for a fixture algorithm and stops it after the test."""
     services = []
 
     def make(name, on_failure=lambda error: None, **limits):
@@ -97,7 +135,7 @@ def service(tmp_path):
 
 @pytest.fixture
 def client(service, settings):
-    """`client("echo")` asks the app around a fixture algorithm over a socket, served in this process."""
+    """`client("echo")` serves the app with a fixture algorithm in this process; it returns an HTTP client."""
     with contextlib.ExitStack() as stack:
 
         def make(name, *, ready=True, **changed):
@@ -130,7 +168,7 @@ def serve_in_thread(app):
 
 @pytest.fixture
 def live_server(tmp_path):
-    """`live_server("echo", BACKEND="openvino")` runs the real `serve`, which must exit 0 at the end."""
+    """`live_server("echo", BACKEND="openvino")` runs the real `serve`; after the test it must exit with 0."""
     servers = []
 
     def start(name, *, base_dir=tmp_path, ready=True, executable=ROOT / "program" / "serve", **env):
@@ -162,7 +200,7 @@ def live_server(tmp_path):
 
 @pytest.fixture
 def run_train():
-    """`run_train(root, "echo")` runs the real `train` to its end and gives the finished process."""
+    """`run_train(root, "echo")` runs the real `train` and returns the finished process."""
 
     def run(base_dir, name, *arguments, seconds=120, **env):
         return subprocess.run(

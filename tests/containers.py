@@ -1,4 +1,4 @@
-"""The images as make builds them, and containers of them, on a real Docker engine."""
+"""The images, built with make, and containers that run them on a real Docker engine."""
 
 import contextlib
 import functools
@@ -32,7 +32,7 @@ BUILD_SECONDS = 1800
 
 
 def docker(*arguments, check=True, seconds=180, **options):
-    """Run docker and give the finished process; its output, both streams in one, is text."""
+    """Run docker and return the finished process; its stdout is text and includes stderr."""
     done = subprocess.run(
         ["docker", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -47,7 +47,7 @@ def docker(*arguments, check=True, seconds=180, **options):
 
 
 def need_engine():
-    """See to it that a Docker engine answers; where none does, skip, or fail if REQUIRE_DOCKER=1."""
+    """Skip the test if no Docker engine answers; with REQUIRE_DOCKER=1 start one, or fail."""
     if os.environ.get("REQUIRE_DOCKER") == "1":
         subprocess.run([ROOT / "tests" / "docker" / "engine.sh"], check=True, timeout=600)
     elif not shutil.which("docker") or docker("info", check=False).returncode:
@@ -57,22 +57,22 @@ def need_engine():
 
 @functools.cache
 def find_builders():
-    """Give (name, environment for make) of each builder that a docker client on this machine has."""
+    """Return the builders of the installed docker clients, as {name: environment for make}."""
     found = {}
     for client in dict.fromkeys(
         filter(None, (shutil.which("docker"), shutil.which("docker", path="/usr/bin")))
     ):
         version = subprocess.check_output([client, "version", "--format", "{{.Client.Version}}"], text=True)
         buildx = subprocess.run([client, "buildx", "version"], capture_output=True, check=False)
-        # up to 22 the client had BuildKit in itself; from 23 on it is buildx that has it
+        # clients before version 23 include BuildKit; later ones need buildx for it
         if buildx.returncode == 0 or int(version.split(".")[0]) < 23:
             found.setdefault("BuildKit", {"DOCKER": client, "DOCKER_BUILDKIT": "1"})
         found.setdefault("classic", {"DOCKER": client, "DOCKER_BUILDKIT": "0"})
-    return dict(sorted(found.items()))  # BuildKit first: it leaves out the targets that are not needed
+    return dict(sorted(found.items()))  # BuildKit first: it skips the targets that are not needed
 
 
 def make(*arguments, builder=None, **variables):
-    """Run make as a person would; give what it prints."""
+    """Run make and return its output."""
     environment = {**os.environ, **(builder or next(iter(find_builders().values())))}
     done = subprocess.run(
         ["make", "-C", ROOT, *arguments, *(f"{name}={value}" for name, value in variables.items())],
@@ -89,7 +89,7 @@ def make(*arguments, builder=None, **variables):
 
 @functools.cache
 def build(name):
-    """Build one of `NAMES` and give its reference; layers of an earlier run are used again."""
+    """Build one of `NAMES` and return its reference; layers of earlier builds are reused."""
     if docker("image", "inspect", f"{REPOSITORY}:{name}", check=False).returncode:
         root = docker("info", "--format", "{{.DockerRootDir}}").stdout.strip()
         free = shutil.disk_usage(root if Path(root).is_dir() else "/").free
@@ -99,18 +99,18 @@ def build(name):
 
 
 def inspect(image):
-    """Give the engine's description of an image."""
+    """Return what `docker image inspect` shows of an image."""
     return json.loads(docker("image", "inspect", image).stdout)[0]
 
 
 def run(image, *command, options=()):
-    """Run a command in a fresh container to its end; give the finished process."""
+    """Run a command in a new container and return the finished process."""
     return docker("run", "--rm", *options, image, *command, check=False)
 
 
 @dataclass
 class Container:
-    """A running container; with `--network none` among the options it is asked from the inside."""
+    """A running container; with `--network none` requests are sent from inside it."""
 
     image: str
     options: list[str] = field(default_factory=list)
@@ -140,7 +140,7 @@ class Container:
         return int(docker("port", self.id, "8080/tcp").stdout.split(":")[-1])
 
     def ping(self):
-        """Give /ping's status; None while nothing listens."""
+        """Return the status of /ping, or None while nothing listens."""
         if "none" in self.options:
             code = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/ping').status)"
             done = docker("exec", self.id, "python3", "-c", code, check=False)
@@ -170,13 +170,13 @@ class Container:
         assert self.running, self.log
 
     def stop(self):
-        """Stop it as the platform does; give its exit status."""
+        """Stop it as the platform does and return its exit status."""
         docker("stop", "--time", "30", self.id)
         return int(docker("inspect", "--format", "{{.State.ExitCode}}", self.id).stdout)
 
-    def predict(self, pictures):
-        """Give the probabilities of PNG files, (n, labels)."""
-        body = "\n".join(json.dumps({"b64": b64encode(path.read_bytes()).decode()}) for path in pictures)
+    def predict(self, images):
+        """Return the probabilities of PNG files, float32 of shape (images, labels)."""
+        body = "\n".join(json.dumps({"b64": b64encode(path.read_bytes()).decode()}) for path in images)
         headers = {"Content-Type": "application/jsonlines", "Accept": "application/x-npy"}
         status, answer = self.request("POST", "/invocations", body, headers)
         assert status == 200, answer

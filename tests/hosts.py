@@ -1,4 +1,4 @@
-"""Several hosts on this machine that run the real `train` together."""
+"""Training jobs of several hosts, simulated on one machine with network namespaces."""
 
 import contextlib
 import os
@@ -12,7 +12,10 @@ from conftest import ROOT
 
 @contextlib.contextmanager
 def make_network(count):
-    """Give a network of so many hosts; skip where none can be made, or fail if REQUIRE_DOCKER=1."""
+    """Yield a network of `count` hosts.
+
+    If it cannot be made, skip the test, or fail if REQUIRE_DOCKER=1.
+    """
     with contextlib.ExitStack() as stack:
         try:
             made = stack.enter_context(networks.make_network(count))
@@ -25,7 +28,7 @@ def make_network(count):
 
 @contextlib.contextmanager
 def run_hosts(folder, count, algorithm, hyperparameters=None, channels=None):
-    """Run a job of `count` hosts; gives the hosts, and ends what is left of them."""
+    """Start a job on `count` hosts and yield them; kill what still runs at the end."""
     environment = {"PYTHONPATH": str(ROOT / "tests"), "ALGORITHM": algorithm}
     with (
         make_network(count) as network,

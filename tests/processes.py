@@ -1,4 +1,4 @@
-"""The real `serve` as a process, and waiting for what it does."""
+"""The real `serve` as a process, and a way to wait for a condition."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path
 
 
 def wait_for(condition, what, seconds=30.0):
-    """Wait until `condition()` is true, polling with an end; for states that no event tells."""
+    """Poll until `condition()` is true; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.01)  # what is waited for here tells nobody
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.01)  # there is no event to wait for
 
 
 def render_request(body=b"", *lines):
-    """Give the bytes of a POST to /invocations with these lines in its head."""
+    """Return the bytes of a POST to /invocations with these header lines."""
     return b"\r\n".join([b"POST /invocations HTTP/1.1", b"Host: a", *lines, b"", body])
 
 
@@ -81,7 +81,7 @@ class LiveServer:
         return self.log_path.read_text()
 
     def request(self, method, path, body=None, timeout=60, **headers):
-        """Return (status, headers, body) of one request on a connection of its own."""
+        """Send one request on a new connection; return (status, headers, body)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         with contextlib.closing(connection):
             named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -93,12 +93,12 @@ class LiveServer:
         return self.request("POST", "/invocations", body, content_type=content_type, **headers)
 
     def read_metric(self, name):
-        """Give a value that /metrics shows; None if it does not."""
+        """Return a value from /metrics, or None if it is not there."""
         lines = self.request("GET", "/metrics")[2].decode().splitlines()
         return next((float(line.split()[-1]) for line in lines if line.startswith(f"{name} ")), None)
 
     def ping(self):
-        """Give /ping's status; None while nothing listens."""
+        """Return the status of /ping, or None while nothing listens."""
         try:
             return self.request("GET", "/ping", timeout=5)[0]
         except OSError:
@@ -112,11 +112,11 @@ class LiveServer:
         wait_for(reached, f"/ping {status}", seconds)
 
     def list_processes(self):
-        """The pids of the server and of the processes it forked."""
+        """Return the pids of the server and of its children."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [self.process.pid, *map(int, path.read_text().split())]
 
     def stop(self, number=signal.SIGTERM, seconds=30):
-        """Send a signal; give the exit status."""
+        """Send a signal and return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(seconds)

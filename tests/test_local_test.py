@@ -79,15 +79,6 @@ def read_images(root):
     }
 
 
-@pytest.fixture(scope="module")
-def sample_data(tmp_path_factory):
-    """Return a folder with the sample data, which tests must not change."""
-    root = tmp_path_factory.mktemp("sample data")
-    done = run(sys.executable, ROOT / "local_test/digits.py", root)
-    assert done.returncode == 0, done.stderr
-    return root
-
-
 @pytest.fixture
 def tree(tmp_path):
     """Return a copy of local_test beside programs that only print how they were started."""
@@ -166,12 +157,12 @@ def endpoint():
 
 
 class TestSampleData:
-    def test_images_are_the_digits_of_the_data_set(self, sample_data):
+    def test_images_are_the_digits_of_the_data_set(self, digits):
         """Each PNG is 8-bit grey, has the data set's values times 255/16, and is in its label's folder."""
         from sklearn.datasets import load_digits
 
         values, labels = load_digits(return_X_y=True)
-        images = read_images(sample_data)
+        images = read_images(digits)
         assert len(images) == 1797
         for path, pixels in images.items():
             number = int(path.stem.removeprefix("digit-"))
@@ -179,21 +170,21 @@ class TestSampleData:
             np.testing.assert_array_equal(np.round(pixels / 255 * 16), values[number].reshape(8, 8))
             assert path.parent.name == str(labels[number])
 
-    def test_a_stratified_fifth_is_held_out(self, sample_data):
+    def test_a_stratified_fifth_is_held_out(self, digits):
         """20 % of each class is in held_out, and none of these images is in a channel."""
-        training, held_out = read_images(sample_data / TRAINING), read_images(sample_data / "held_out")
+        training, held_out = read_images(digits / TRAINING), read_images(digits / "held_out")
         assert len(held_out) == 360
         assert {path.name for path in training}.isdisjoint(path.name for path in held_out)
         for label in map(str, range(10)):
             kept = sum(path.parts[0] == label for path in training)
             apart = sum(path.parts[0] == label for path in held_out)
             assert 0.18 < apart / (kept + apart) < 0.22
-        assert sorted(path.name for path in sample_data.iterdir()) == ["held_out", "input"]
-        assert [path.name for path in (sample_data / "input/data").iterdir()] == ["training"]
+        assert sorted(path.name for path in digits.iterdir()) == ["held_out", "input"]
+        assert [path.name for path in (digits / "input/data").iterdir()] == ["training"]
 
-    def test_a_second_run_repairs_files_and_keeps_the_others(self, sample_data, tmp_path):
+    def test_a_second_run_repairs_files_and_keeps_the_others(self, digits, tmp_path):
         """A missing and a truncated file are restored byte for byte; the user's own image is kept."""
-        root = shutil.copytree(sample_data, tmp_path / "copy")
+        root = shutil.copytree(digits, tmp_path / "copy")
         missing, cut, *_ = sorted((root / TRAINING / "7").iterdir())
         own = root / TRAINING / "7" / "mine.png"
         missing.unlink()
@@ -206,7 +197,7 @@ class TestSampleData:
         assert own.read_bytes() == b"mine"
         own.unlink()
         files = {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-        expected = {p.relative_to(sample_data): p.read_bytes() for p in sample_data.rglob("*") if p.is_file()}
+        expected = {p.relative_to(digits): p.read_bytes() for p in digits.rglob("*") if p.is_file()}
         assert files == expected
 
     def test_a_folder_that_cannot_be_written_is_reported(self, tmp_path):
@@ -439,9 +430,9 @@ class TestPredict:
 
 class TestDemo:
     @pytest.fixture
-    def oracle_tree(self, tree, sample_data):
+    def oracle_tree(self, tree, digits):
         """Return a tree with sample data, a train that does nothing and a serve that knows the labels."""
-        shutil.copytree(sample_data, tree / "local_test/test_dir", dirs_exist_ok=True)
+        shutil.copytree(digits, tree / "local_test/test_dir", dirs_exist_ok=True)
         (tree / "program/train").write_text("")
         (tree / "program/serve").write_text(ORACLE)
         return tree

@@ -107,6 +107,7 @@ def test_an_incomplete_installation_is_an_error_that_names_the_file(install, bui
         read_build(install(build_info, tensorflow="2.21.0"))
 
 
+@pytest.mark.slow
 def test_the_file_agrees_with_what_tensorflow_reports_when_imported():
     """Also fails when TensorFlow moves or changes the file, which is not public."""
     script = """

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from bench.training import report
 from bench.training.photographs import find_photographs
 
@@ -57,6 +58,7 @@ def test_the_report_has_a_row_a_way_and_a_column_a_count():
     assert "| 32 x 32, ours | 500 | 512 | 0 to 0 |" in text
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own(tmp_path):
     """The peak includes what was there before."""
     folder = find_photographs(tmp_path, 32, 8)

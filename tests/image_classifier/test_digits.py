@@ -23,23 +23,25 @@ LOCAL_TEST = ROOT / "local_test"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(make_once, digits):
     """A miniature /opt/ml with the digits, after `local_test/train.sh`: its root, and what was printed."""
-    root = tmp_path_factory.mktemp("digits") / "ml"
-    subprocess.run(
-        [sys.executable, LOCAL_TEST / "digits.py", root], check=True, timeout=120, capture_output=True
-    )
-    shutil.copytree(LOCAL_TEST / "test_dir" / "input" / "config", root / "input" / "config")
-    done = subprocess.run(
-        [LOCAL_TEST / "train.sh"],
-        env={**os.environ, "TEST_DIR": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return root, done.stdout
+
+    def train(root):
+        shutil.copytree(digits, root, dirs_exist_ok=True)
+        shutil.copytree(LOCAL_TEST / "test_dir" / "input" / "config", root / "input" / "config")
+        done = subprocess.run(
+            [LOCAL_TEST / "train.sh"],
+            env={**os.environ, "TEST_DIR": str(root)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        (root / "printed").write_text(done.stdout)
+
+    root = make_once("trained-digits", train)
+    return root, (root / "printed").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,7 @@ def test_what_a_caller_may_send_and_get(trained, pictures, live_server):
     assert server.invoke(picture, "image/png")[0] == 200
 
 
+@pytest.mark.slow
 def test_unreadable_pictures_are_named_and_too_many_of_them_fail_the_job(trained, tmp_path, run_train):
     root = tmp_path / "ml"
     shutil.copytree(trained[0] / "input", root / "input")
@@ -143,6 +146,7 @@ def test_unreadable_pictures_are_named_and_too_many_of_them_fail_the_job(trained
     assert not list((root / "model").iterdir())
 
 
+@pytest.mark.slow
 def test_sigterm_in_mid_epoch_saves_a_model_that_serves(trained, pictures, tmp_path, live_server):
     root = tmp_path / "ml"
     shutil.copytree(trained[0] / "input", root / "input")

@@ -44,8 +44,10 @@ def finished(tmp_path_factory, pictures):
 
 @pytest.mark.parametrize(
     ("numbers", "between"),
-    [([TERM], interruption.leave), ([KILL], interruption.cut_newest)],
-    ids=["TERM", "KILL, and the newest checkpoint cut in half"],
+    [
+        pytest.param([TERM], interruption.leave, id="TERM", marks=pytest.mark.slow),
+        pytest.param([KILL], interruption.cut_newest, id="KILL, and the newest checkpoint cut in half"),
+    ],
 )
 def test_an_interrupted_training_has_the_result_of_an_uninterrupted_one(make_job, finished, numbers, between):
     """Identical weights, metrics and epoch lines after interrupts at random steps."""
@@ -58,6 +60,7 @@ def test_an_interrupted_training_has_the_result_of_an_uninterrupted_one(make_job
     assert row.repeated == 0 or numbers != [TERM]
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_loses_only_that_one(make_job, finished):
     job = make_job()
     row = interruption.interrupt("a test", job, finished[1], [Interrupt(KILL, saves=2)], interruption.leave)
@@ -67,6 +70,7 @@ def test_a_kill_while_a_checkpoint_is_written_loses_only_that_one(make_job, fini
     assert job.leftovers == []
 
 
+@pytest.mark.slow
 def test_a_stop_saves_the_model_so_far_and_a_checkpoint_of_that_step(make_job):
     job = make_job()
     attempt = job.start(Interrupt(TERM, steps=17))
@@ -78,6 +82,7 @@ def test_a_stop_saves_the_model_so_far_and_a_checkpoint_of_that_step(make_job):
     assert not (job.root / "output" / "failure").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_job_that_is_started_again_only_saves_its_model(finished):
     job, reference = finished
     attempt = job.start()
@@ -86,6 +91,7 @@ def test_a_finished_job_that_is_started_again_only_saves_its_model(finished):
     assert reference.has_weights_of(job)
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_the_job_and_loses_no_checkpoint(make_job, finished):
     job, reference = finished
     size = job.checkpoints[-1].stat().st_size
@@ -105,6 +111,7 @@ def set_hyperparameters(job, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_training_is_rejected_but_more_epochs_are_allowed(make_job):
     job = make_job(epochs="1")
     assert job.start().status == 0
@@ -121,6 +128,7 @@ def test_the_checkpoint_of_another_training_is_rejected_but_more_epochs_are_allo
     assert "epochs was 1 and is 2 now" in resumed.log
 
 
+@pytest.mark.slow
 def test_a_job_without_a_checkpoint_config_keeps_none(make_job):
     job = make_job(epochs="1")
     (job.root / "input" / "config" / "checkpointconfig.json").unlink()

@@ -128,7 +128,7 @@ def test_a_dead_worker_is_reported(start):
     assert finish(*start("die in a worker")).startswith("a worker process of the job died: A process in the")
 
 
-@pytest.mark.parametrize("how", ["fill", "save"])
+@pytest.mark.parametrize("how", ["fill", pytest.param("save", marks=pytest.mark.slow)])
 def test_a_full_disk_is_reported_with_the_file_and_the_size(start, opt_ml, how):
     """For errors of Python and of a framework."""
     root = opt_ml({"how": how})

@@ -17,13 +17,11 @@ SMALL = {"image_size": "16", "augmentation": "none", "learning_rate": "0.003", "
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """Return real handwritten digits as (label, PNG), for training and for validation."""
-    root = tmp_path_factory.mktemp("digits")
-    script = [sys.executable, ROOT / "local_test" / "digits.py", root]
-    subprocess.run(script, check=True, timeout=120, capture_output=True)
+def samples(digits):
+    """Return the handwritten digits as (label, PNG), to train with and to validate with."""
     labels = [str(label) for label in range(10)]
-    return read_folder(root / "input" / "data" / "training", labels), read_folder(root / "held_out", labels)
+    training, held_out = digits / "input" / "data" / "training", digits / "held_out"
+    return read_folder(training, labels), read_folder(held_out, labels)
 
 
 def configure(opt_ml, hyperparameters, mode="Pipe", **options):
@@ -46,9 +44,9 @@ def read_accuracy(output):
     return float(re.findall(r"val_accuracy=([0-9.]+)", output)[-1])
 
 
-def test_two_epochs_through_pipes(opt_ml, digits):
+def test_two_epochs_through_pipes(opt_ml, samples):
     """One FIFO per epoch, with im2rec's format; the report's pass through validation takes one more."""
-    training, validation = digits
+    training, validation = samples
     counts = {"num_training_samples": str(len(training)), "num_validation_samples": str(len(validation))}
     root = configure(
         opt_ml, {"epochs": "2", "num_classes": "10", **counts}, ContentType="application/x-recordio"
@@ -71,9 +69,9 @@ def test_two_epochs_through_pipes(opt_ml, digits):
     assert read_accuracy(output) > 0.8
 
 
-def test_a_stop_while_a_pipe_is_silent_saves_the_model_so_far(opt_ml, digits):
+def test_a_stop_while_a_pipe_is_silent_saves_the_model_so_far(opt_ml, samples):
     """The writer is late; the main thread waits in native code, where no handler runs."""
-    training, validation = digits
+    training, validation = samples
     counts = {"num_training_samples": str(len(training)), "num_validation_samples": str(len(validation))}
     root = configure(opt_ml, {"epochs": "5", "num_classes": "10", **counts})
     data = root / "input" / "data"
@@ -92,9 +90,10 @@ def test_a_stop_while_a_pipe_is_silent_saves_the_model_so_far(opt_ml, digits):
     assert (root / "model" / "model.h5").is_file()
 
 
-def test_tfrecord_files_train_like_pipes(opt_ml, digits, run_train):
+@pytest.mark.slow
+def test_tfrecord_files_train_like_pipes(opt_ml, samples, run_train):
     """Two files written by TensorFlow, one compressed; part is for validation, and texts name the labels."""
-    training, _ = digits
+    training, _ = samples
     root = opt_ml({**SMALL, "epochs": "2"})
     folder = root / "input" / "data" / "training"
     examples = [make_example(label, image, f"digit {label}") for label, image in training]
@@ -107,6 +106,7 @@ def test_tfrecord_files_train_like_pipes(opt_ml, digits, run_train):
     assert read_accuracy(done.stdout) > 0.8
 
 
+@pytest.mark.slow
 def test_a_pipe_without_declared_counts_is_one_sentence(opt_ml, run_train):
     root = configure(opt_ml, {"epochs": "1"})
     done = run_train(root, "algorithms.image_classifier")

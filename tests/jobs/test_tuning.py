@@ -159,6 +159,7 @@ def test_every_fault_is_reported_at_once(declare):
         describe_tuning(algorithm)
 
 
+@pytest.mark.slow
 def test_train_prints_a_valid_request(opt_ml, run_train):
     """The image classifier's declarations pass the checks of boto3."""
     done = run_train(opt_ml(), "algorithms.image_classifier", "--tuning")
@@ -186,6 +187,7 @@ def test_an_algorithm_that_cannot_be_tuned_is_one_sentence(opt_ml, run_train):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_every_metric_is_read_from_the_lines_of_a_real_run(opt_ml, run_train):
     """As on the platform: each regex over each line, also with the key that a tuning job adds."""
     parameters = {"image_size": "8", "epochs": "2", "batch_size": "16", "augmentation": "none"}

@@ -37,6 +37,7 @@ def test_other_content_is_unchanged(content):
         gzip.compress(b"x" * 1000)[:-8] + bytes(8),
         b"\x1f\x8b\x08" + bytes(7) + b"\xff\xff\xff",
     ],
+    ids=["no length", "cut off", "rubbish behind", "wrong checksum", "no deflate"],  # the bytes hold the time
 )
 def test_damaged_gzip_is_one_sentence(content):
     with pytest.raises(

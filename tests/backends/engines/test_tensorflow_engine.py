@@ -1,5 +1,7 @@
 """TensorFlow's environment, and the first op on a GPU."""
 
+import pytest
+
 from backends.engines import tensorflow_engine
 from tandem.runtime.devices import Decision, Gpu
 
@@ -29,6 +31,7 @@ def test_no_first_op_is_tried_on_a_cpu():
     assert tensorflow_engine.try_first_op(CPU, seconds=0) is None
 
 
+@pytest.mark.slow
 def test_a_gpu_that_tensorflow_does_not_find_is_reported_in_one_line():
     """TensorFlow's CPU build finds no GPU, nor does its GPU build without this one."""
     assert tensorflow_engine.try_first_op(GPU) == "TensorFlow finds no GPU, 1 expected"

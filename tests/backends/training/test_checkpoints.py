@@ -360,6 +360,7 @@ for step in range(first, 1 << 20):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_while_saving_loses_at_most_the_checkpoint_being_saved(tmp_path):
     """After each of 20 kills at any moment, all saved checkpoints are found and no other files."""
     found, saved = [], 0

@@ -56,8 +56,18 @@ def test_a_label_of_which_there_is_nothing_has_an_empty_map(pictures):
     assert gradcam.locate(build_color_finder(), pictures, np.array([GREEN])).max() == 0
 
 
-@pytest.mark.parametrize("architecture", networks.ARCHITECTURES)
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("architecture", "channels"),
+    [
+        ("SmallCNN", 1),
+        *((name, 3) for name in networks.ARCHITECTURES),
+        *(
+            pytest.param(name, 1, marks=pytest.mark.slow)
+            for name in networks.ARCHITECTURES
+            if name != "SmallCNN"
+        ),
+    ],
+)
 def test_every_architecture_has_a_map(architecture, channels):
     """The map is its backbone's last one, and another label has another."""
     import keras

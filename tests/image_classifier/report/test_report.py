@@ -260,7 +260,7 @@ def test_a_label_that_no_font_can_write_becomes_its_number():
         ([1], [0]),
     ],
 )
-@pytest.mark.parametrize("shape", [(8, 8, 3), (9, 5, 1), (1, 1, 1)])
+@pytest.mark.parametrize("shape", [(8, 8, 3), (1, 1, 1), pytest.param((9, 5, 1), marks=pytest.mark.slow)])
 def test_two_labels_few_rows_and_probabilities_of_exactly_0_and_1(tmp_path, truth, said, shape):
     split = make_split(np.array(truth), np.eye(2)[said], shape=shape)
     metrics, text = write(tmp_path, [split], ["no", "yes"])
