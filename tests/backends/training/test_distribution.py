@@ -12,7 +12,7 @@ import pytest
 from backends.training.distribution import Team, form_team, make_tf_config
 from conftest import CPU, ROOT
 from hosts import run_hosts
-from painted import write_pictures
+from painted import write_images
 
 TOY = "fixtures.toy_team"
 #: Float32 sums in another order: after 15 steps of Adam the losses differ by no more than this.
@@ -139,7 +139,7 @@ def test_a_host_that_never_starts_is_named(tmp_path):
 
 def test_the_image_classifier_trains_on_two_hosts(tmp_path):
     """With dropout and augmentation: both log the same numbers, and only the first leaves a model."""
-    folder = write_pictures(tmp_path / "pictures")
+    folder = write_images(tmp_path / "pictures")
     hyperparameters = {"epochs": 2, "batch_size": 16}
     with run_hosts(
         tmp_path, 2, "algorithms.image_classifier", hyperparameters, {"training": folder}

@@ -1,4 +1,4 @@
-"""The order of pictures and the hosts' parts of it: nothing is lost, nothing counts twice."""
+"""The order of images and the hosts' parts of it: nothing is lost, nothing counts twice."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -23,8 +23,8 @@ def test_the_hosts_shares_are_the_global_batch_in_order(count, batch_size, hosts
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 200), st.integers(1, 60))
-def test_a_hosts_own_pictures_are_spread_over_all_steps(count, steps):
-    """Each picture counts once; steps without one get one that does not count."""
+def test_a_hosts_own_images_are_spread_over_all_steps(count, steps):
+    """Each image counts once; steps without one get one that does not count."""
     indices = order.shuffle(count, 3, 1)
     parts = [order.spread(indices, step, steps) for step in range(steps)]
     assert [index for part, counts in parts if counts for index in part] == indices.tolist()
