@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from fuzz.mutations import NUMBERS, mutate
-from picture_files import KINDS, MORE, bmp, chunk, encode, png, progressive_jpeg, riff, segment, tiff
+from image_files import KINDS, MORE, bmp, chunk, encode, png, progressive_jpeg, riff, segment, tiff
 
 
 class Input(NamedTuple):

@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 
-from picture_files import chunk, riff
+from image_files import chunk, riff
 
 NUMBERS = (0, 1, 2, 3, 7, 8, 16, 100, 127, 128, 255, 256, 4096, 10_000, 32_767, 65_500, 65_535, 65_536,
            1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1)  # fmt: skip

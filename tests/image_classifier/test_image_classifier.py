@@ -17,7 +17,7 @@ from algorithms.image_classifier.files import listing
 from algorithms.image_classifier.training import train
 from backends.bundle.manifest import read_manifest
 from conftest import ROOT
-from painted import CPU, encode_requests, make_job, paint, read_epochs, write_images
+from sample_images import CPU, encode_requests, make_job, paint, read_epochs, write_images
 from tandem import hyperparameters
 from tandem.algorithm import Context
 from tandem.errors import UserError

@@ -10,7 +10,7 @@ from bench.attempts import Interrupt, Job
 from bench.interruption import Reference
 
 from bench import interruption
-from painted import write_images
+from sample_images import write_images
 
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 #: With these the first epoch has the lowest val_loss: its weights come back from a checkpoint at the end.

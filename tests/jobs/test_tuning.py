@@ -8,7 +8,7 @@ import pytest
 
 from algorithms import image_classifier
 from ecr import stand_in
-from painted import write_images
+from sample_images import write_images
 from tandem.algorithm import load_algorithm
 from tandem.errors import TandemError
 from tandem.jobs.tuning import describe_tuning

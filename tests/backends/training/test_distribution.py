@@ -12,7 +12,7 @@ import pytest
 from backends.training.distribution import Team, form_team, make_tf_config
 from conftest import CPU, ROOT
 from hosts import run_hosts
-from painted import write_images
+from sample_images import write_images
 
 TOY = "fixtures.toy_team"
 #: Float32 sums in another order: after 15 steps of Adam the losses differ by no more than this.

@@ -8,7 +8,7 @@ import pytest
 from algorithms.image_classifier.data.images import ImageReader
 from algorithms.image_classifier.files.source import Decoder
 from algorithms.image_classifier.training import train
-from painted import write_images
+from sample_images import write_images
 from tandem.images import codec
 from tandem.runtime import resources
 

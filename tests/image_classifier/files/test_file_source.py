@@ -9,7 +9,7 @@ from algorithms.image_classifier.data.source import Batching
 from algorithms.image_classifier.files import listing
 from algorithms.image_classifier.files.source import FileSource
 from algorithms.image_classifier.training import train
-from painted import make_channels, write_images
+from sample_images import make_channels, write_images
 from tandem.errors import UserError
 
 # TensorFlow's tensors do not know NumPy 2's `copy`.

@@ -6,7 +6,7 @@ import pytest
 
 from algorithms.image_classifier.files import listing
 from algorithms.image_classifier.files.index import find_index, read_index
-from painted import make_channels, write_images
+from sample_images import make_channels, write_images
 from tandem.errors import UserError
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from algorithms import image_classifier
 from algorithms.image_classifier.files import listing
-from painted import make_channels, make_job, write_images
+from sample_images import make_channels, make_job, write_images
 from tandem.errors import UserError
 from tandem.jobs.channels import Channel
 

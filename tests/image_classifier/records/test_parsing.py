@@ -7,8 +7,8 @@ import cv2
 import pytest
 
 from algorithms.image_classifier.records import parsing
-from packed import frame, make_example, pack_image, pack_images, pack_manifest, write_tfrecords
-from painted import paint
+from sample_images import paint
+from sample_records import frame, make_example, pack_image, pack_images, pack_manifest, write_tfrecords
 from tandem.errors import UserError
 from tandem.records import recordio
 

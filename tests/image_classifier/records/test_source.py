@@ -14,7 +14,7 @@ from algorithms.image_classifier.data.source import DeclaredCounts, Host, ReadOp
 from algorithms.image_classifier.records import streams
 from algorithms.image_classifier.records.opening import has_records, open_records
 from algorithms.image_classifier.training.train import describe_preprocessing
-from packed import Feeder, make_example, pack_images, pack_manifest, write_tfrecords
+from sample_records import Feeder, make_example, pack_images, pack_manifest, write_tfrecords
 from tandem.errors import UserError
 from tandem.jobs.channels import Channel
 

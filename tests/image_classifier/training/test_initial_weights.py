@@ -9,7 +9,7 @@ import pytest
 
 from algorithms.image_classifier import networks
 from algorithms.image_classifier.training import initial_weights
-from painted import make_channels, make_job, read_epochs, write_images
+from sample_images import make_channels, make_job, read_epochs, write_images
 from tandem.errors import UserError
 
 # TensorFlow's tensors do not know NumPy 2's `copy`; Keras's saving asks for it.

@@ -13,7 +13,7 @@ from algorithms.image_classifier.training.train import describe_preprocessing
 from backends.training.checkpoints import CheckpointStore
 from backends.training.distribution import form_team
 from conftest import CPU
-from painted import read_epochs
+from sample_images import read_epochs
 from tandem.errors import UserError
 
 # TensorFlow's tensors do not know NumPy 2's `copy`; Keras's saving asks for it.
