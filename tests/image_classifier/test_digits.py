@@ -134,7 +134,7 @@ def test_too_many_unreadable_images_fail_the_job_and_are_named(trained, tmp_path
     root = tmp_path / "ml"
     shutil.copytree(trained[0] / "input", root / "input")
     for path in sorted((root / "input/data/training").glob("*/*.png"))[::4]:
-        path.write_text("this is text, whatever its name says")
+        path.write_text("this is text, not an image")
     done = run_train(root, "algorithms.image_classifier")
     assert done.returncode == 1
     failure = (root / "output/failure").read_text()

@@ -13,7 +13,7 @@ from tandem.jobs.channels import Channel
 def open_sources(channels: Mapping[str, Channel], options: ReadOptions, host: Host) -> Sources:
     """Find what the channels contain, agree on it with the other hosts, and return the sources.
 
-    Raises `UserError` naming what was found if it is not images.
+    Raises `UserError` that names what was found instead of images.
     """
     records = any(has_records(channels[name]) for name in ("training", "validation") if name in channels)
     return (open_records if records else open_files)(channels, options, host)

@@ -126,9 +126,9 @@ WRONG = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_an_error_names_the_file_and_the_line(channel, case):
-    name, lines, sentence = WRONG[case]
+    name, lines, message = WRONG[case]
     path = write(channel, name, *lines)
-    with pytest.raises(UserError, match=sentence) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_index(path)
     assert str(path) in str(caught.value)
 

@@ -118,7 +118,7 @@ def test_a_wrong_content_type_is_rejected(tfrecords):
         read(tfrecords([b"x"]), "application/x-recordio")
 
 
-def test_an_image_may_hold_the_magic_number():
+def test_an_image_may_contain_the_magic_number():
     """A record that is split into parts is joined again."""
     image = PNG + bytes(-len(PNG) % 4) + recordio.MAGIC * 3 + b"x"
     assert read(pack_images([(1, image)])) == [(image, 1, "")]

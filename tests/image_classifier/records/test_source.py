@@ -170,15 +170,15 @@ def test_the_number_of_batches_is_the_declared_one(channel, options, tmp_path, c
 def test_an_invalid_record_ends_the_pass_and_check_raises_the_error(channel, options, tmp_path):
     records = open_all([channel("training"), channel("validation")], options(), declare(10, 4))
     contents = [pack_images([*pairs(9), (7, png(0))]), pack_images(pairs(10))[:-20], b""]
-    sentences = [
+    messages = [
         "record 9 has the label 7; expected one of 3",
         "training_1 ends within",
         "has no record in this pass",
     ]
     with Feeder(tmp_path / "training", contents):
-        for sentence in sentences:
+        for message in messages:
             assert len(read(records.training)) < 3
-            with pytest.raises(UserError, match=sentence):
+            with pytest.raises(UserError, match=message):
                 records.training.check()
 
 
@@ -308,7 +308,7 @@ def test_sharded_fifos_are_cut_to_equal_numbers_of_batches(channel, options, tmp
 
 
 @pytest.mark.parametrize(
-    ("pipes", "declared", "sentence"),
+    ("pipes", "declared", "message"),
     [
         (["training"], declare(10, 4), "nothing can be held out of it; add a channel validation"),
         (["training", "validation"], declare(10, 4, None), "set the hyperparameter num_classes"),
@@ -317,8 +317,8 @@ def test_sharded_fifos_are_cut_to_equal_numbers_of_batches(channel, options, tmp
         (["training", "validation", "test"], declare(10, 4), "channel test uses Pipe mode"),
     ],
 )
-def test_the_counts_of_pipe_channels_must_be_declared(channel, options, pipes, declared, sentence):
-    with pytest.raises(UserError, match=sentence):
+def test_the_counts_of_pipe_channels_must_be_declared(channel, options, pipes, declared, message):
+    with pytest.raises(UserError, match=message):
         open_all([channel(name) for name in pipes], options(), declared)
 
 
@@ -329,7 +329,7 @@ def test_a_validation_label_that_training_lacks_is_an_error(channel, options):
 
 
 @pytest.mark.parametrize(
-    ("files", "sentence"),
+    ("files", "message"),
     [
         (
             {"a.rec": pack_images(pairs(9, labels=1))},
@@ -340,8 +340,8 @@ def test_a_validation_label_that_training_lacks_is_an_error(channel, options):
         ({"a.rec": pack_images(pairs(1, labels=2) * 1)}, "only images of the label 0"),
     ],
 )
-def test_files_without_the_expected_records_are_an_error(channel, options, files, sentence):
-    with pytest.raises(UserError, match=sentence):
+def test_files_without_the_expected_records_are_an_error(channel, options, files, message):
+    with pytest.raises(UserError, match=message):
         open_all([channel("training", files)], options())
 
 

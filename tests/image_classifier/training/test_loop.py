@@ -147,6 +147,12 @@ def test_xla_compiles_the_step_without_the_augmentation():
     )
 
 
+def test_loss_scaling_does_not_change_the_training():
+    """Scaling by a power of two, as for float16, is exact in float32."""
+    scaled, plain = (Tiny(scaled_loss=on).fit(Noise(4), epochs=1).history for on in (True, False))
+    assert scaled[0] == pytest.approx(plain[0], rel=1e-4)
+
+
 def test_early_stopping_ends_training_and_restores_the_best_epoch(info):
     """The network memorizes the noise, so val_loss rises; the weights with the lowest one are restored."""
     outcome = Tiny(learning_rate=0.05).fit(Noise(6), epochs=50, patience=2)

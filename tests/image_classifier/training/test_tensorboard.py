@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from algorithms.image_classifier.training.tensorboard import Scalars
+from algorithms.image_classifier.training.tensorboard import DATA_CLASS, Scalars
 
 EPOCHS = [
     {
@@ -34,6 +34,13 @@ def read_scalars(folder):
                 assert number.dtype == np.float32
                 found[value.tag, event.step] = float(number)
     return found
+
+
+def test_the_data_class_is_that_of_scalars_in_tensorflows_protocol():
+    import tensorflow as tf
+
+    data_class = tf.compat.v1.SummaryMetadata.DESCRIPTOR.fields_by_name["data_class"]
+    assert data_class.enum_type.values_by_name["DATA_CLASS_SCALAR"].number == DATA_CLASS
 
 
 def test_the_metrics_of_an_epoch_are_scalars_of_two_runs(tmp_path):

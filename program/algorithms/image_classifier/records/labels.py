@@ -72,6 +72,6 @@ def _name_numbers(numbers: list[int], texts: Mapping[int, Collection[str]]) -> t
         )
     labels = tuple(map(str, range(highest + 1)))
     names = [texts.get(number, ()) for number in range(len(labels))]
-    if all(len(some) == 1 for some in names) and len({min(some) for some in names}) == len(names):
-        return tuple(min(some) for some in names)
+    if all(len(own) == 1 for own in names) and len({min(own) for own in names}) == len(names):
+        return tuple(min(own) for own in names)
     return labels

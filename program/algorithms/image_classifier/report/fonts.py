@@ -41,7 +41,7 @@ def fit_labels(labels: Sequence[str]) -> ChartLabels:
     families = ["DejaVu Sans"]
     known = _find_characters(families)
     if any(ord(character) not in known for label in labels for character in label):
-        installed = {font.name for font in font_manager.fontManager.ttflist}
+        installed = set(font_manager.get_font_names())
         families += [name for name in MORE_FONTS if name in installed]
         known = _find_characters(families)
     names = tuple(

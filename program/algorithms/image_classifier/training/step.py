@@ -131,7 +131,7 @@ class Trainer:
         network, optimizer, team = self.network, self._optimizer, self._team
         variables = list(network.trainable_variables)
         label_weights = tf.constant(self._optimization.label_weights, tf.float32)
-        scale = getattr(optimizer, "scale_loss", lambda loss: loss)
+        scale = optimizer.scale_loss if self._optimization.scaled_loss else lambda loss: loss
 
         def step(pixels: Any, labels: Any, weights: Any) -> Any:
             images = pixels if self._xla else self._augment(pixels)
