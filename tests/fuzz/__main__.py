@@ -79,7 +79,8 @@ class Worker:
         begun = self.read_current()[0]
         if begun != self.begun:
             self.begun, self.seen = begun, time.monotonic()
-        return time.monotonic() - self.seen > seconds
+        limit = seconds if begun else HANG_SECONDS  # the imports before the first input take long
+        return time.monotonic() - self.seen > limit
 
     def end(self) -> int:
         self.process.kill()
