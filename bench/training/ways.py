@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from algorithms.image_classifier.data import dataset
-from algorithms.image_classifier.data.file_source import FileSource
+from algorithms.image_classifier.data.images import ImageReader
+from algorithms.image_classifier.data.source import Batching
+from algorithms.image_classifier.files import listing
+from algorithms.image_classifier.files.source import FileSource
 from tandem.images.codec import Preprocessing
 from tandem.jobs.channels import Channel
 
@@ -34,13 +36,12 @@ class Feed:
     def make_source(self, memory: int | None) -> FileSource:
         """Give our source, with so many bytes to keep decoded pictures in; None: as many as it likes."""
         items, labels = self._list()
-        return FileSource(
-            items, labels, dataset.Reader(self.spec, len(items), 0), self.batch_size, SEED, memory=memory
-        )
+        reader = ImageReader(self.spec, len(items), 0)
+        return FileSource(items, labels, reader, Batching(len(items), self.batch_size, SEED), memory)
 
-    def _list(self) -> tuple[list[dataset.Item], tuple[str, ...]]:
-        labels = dataset.sort_labels(path.name for path in self.folder.iterdir() if path.is_dir())
-        return dataset.list_labelled(Channel("training", self.folder), labels), labels
+    def _list(self) -> tuple[list[listing.Item], tuple[str, ...]]:
+        labels = listing.sort_labels(path.name for path in self.folder.iterdir() if path.is_dir())
+        return listing.list_labelled(Channel("training", self.folder), labels), labels
 
 
 def keep_tensors(feed: Feed) -> Pass:

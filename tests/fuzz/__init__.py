@@ -1,1 +1,1 @@
-"""Broken and hostile inputs by the hundred thousand, each of which must be read or refused in a sentence."""
+"""Hundreds of thousands of invalid inputs, each of which must be decoded or rejected with a message."""

@@ -1,4 +1,4 @@
-"""What is thrown at the decoders: files of every kind broken in all ways, and files whose header lies."""
+"""Inputs for fuzzing: mutated files of every kind, and generated files with false headers."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from fuzz.mutations import NUMBERS, mutate
-from picture_files import KINDS, MORE, bmp, chunk, encode, png, progressive_jpeg, riff, segment, tiff
+from image_files import KINDS, MORE, bmp, chunk, encode, png, progressive_jpeg, riff, segment, tiff
 
 
 class Input(NamedTuple):
-    """A body, who is to read it, and as what."""
+    """A body with its decoder and its content type."""
 
-    target: str  # "picture", "rows" or "request"
+    target: str  # "image", "rows" or "request"
     content_type: str
     body: bytes
 
 
-def list_pictures() -> list[bytes]:
-    """Give small pictures of every kind, and scikit-learn's photographs, small and as they are."""
+def list_images() -> list[bytes]:
+    """Return small images of every kind, and scikit-learn's photographs, small and in full size."""
     import sklearn
 
     found = [body for body, _ in KINDS.values()] + list(MORE.values())
@@ -44,7 +44,7 @@ def list_pictures() -> list[bytes]:
 
 
 def list_rows() -> list[tuple[str, bytes]]:
-    """Give bodies of rows in each media type."""
+    """Return bodies of rows in each media type."""
     found = [
         ("application/json", b'{"instances": [[1, 2.5, -3e4], [4, null, "a"]]}'),
         ("application/json", b'[{"b64": "AAAA"}, [[0, 1], [2, 3]], 1e400, NaN]'),
@@ -66,10 +66,10 @@ def list_rows() -> list[tuple[str, bytes]]:
     return found
 
 
-def list_requests(pictures: list[bytes]) -> list[tuple[str, bytes]]:
-    """Give bodies as the image classifier takes them."""
-    texts = [base64.b64encode(body).decode() for body in pictures if len(body) < 3000]
-    found = [("image/png", pictures[0]), ("application/octet-stream", pictures[3])]
+def list_requests(images: list[bytes]) -> list[tuple[str, bytes]]:
+    """Return request bodies for the image classifier."""
+    texts = [base64.b64encode(body).decode() for body in images if len(body) < 3000]
+    found = [("image/png", images[0]), ("application/octet-stream", images[3])]
     found += [
         ("application/json", json.dumps({"instances": [text, {"b64": text}]}).encode()) for text in texts
     ]
@@ -142,7 +142,7 @@ webps = st.lists(
     st.tuples(st.sampled_from(WEBP_NAMES), contents | st.sampled_from(WEBP_PIECES)), min_size=1, max_size=5
 ).map(lambda parts: riff(*parts))
 
-# All but the places of the strips, which the writer knows.
+# All tags except the offsets of the strips, which the writer sets.
 TAGS = [256, 257, 258, 259, 262, 266, 274, 277, 278, 284, 317, 320, 322, 323, 330, 338, 339, 347, 530, 34665]
 tags = st.dictionaries(
     st.sampled_from([f"t{tag}" for tag in TAGS]),
@@ -165,7 +165,7 @@ structured = st.one_of(jpegs, scans, pngs, bmps, webps, tiffs)
 
 
 def draw(count: int, number: int) -> list[bytes]:
-    """Give `count` structured pictures, the same for the same number."""
+    """Return `count` generated images, the same for the same number."""
     drawn: list[bytes] = []
 
     @seed(number)
@@ -180,23 +180,23 @@ def draw(count: int, number: int) -> list[bytes]:
 
 
 class Source:
-    """Gives inputs by the batch, the same for the same seed and batch."""
+    """Generates batches of inputs, the same for the same seed and batch number."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.pictures = list_pictures()
-        self.small = [body for body in self.pictures if len(body) < 20_000]
+        self.images = list_images()
+        self.small = [body for body in self.images if len(body) < 20_000]
         self.rows = list_rows()
         self.requests = list_requests(self.small)
 
     def batch(self, index: int, size: int) -> Iterator[Input]:
-        """Give a batch: pictures, two in ten of them structured, then rows and requests."""
+        """Yield a batch: images, two in ten of them generated, then rows and requests."""
         rng = random.Random(f"{self.number}-{index}")
         for body in draw(size * 2 // 10, rng.randrange(1 << 32)):
-            yield Input("picture", "", mutate(rng, body, self.small) if rng.random() < 0.3 else body)
+            yield Input("image", "", mutate(rng, body, self.small) if rng.random() < 0.3 else body)
         for _ in range(size // 2):
-            chosen = rng.choice(self.pictures if rng.random() < 0.05 else self.small)
-            yield Input("picture", "", mutate(rng, chosen, self.small))
+            chosen = rng.choice(self.images if rng.random() < 0.05 else self.small)
+            yield Input("image", "", mutate(rng, chosen, self.small))
         for target, bodies in (("rows", self.rows), ("request", self.requests)):
             others = [body for _, body in bodies]
             for _ in range(size * 15 // 100):

@@ -1,4 +1,4 @@
-"""Files become broken ones: anywhere, or by the parts that their format has."""
+"""Mutations of files: anywhere, or by the parts of their format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 
-from picture_files import chunk, riff
+from image_files import chunk, riff
 
 NUMBERS = (0, 1, 2, 3, 7, 8, 16, 100, 127, 128, 255, 256, 4096, 10_000, 32_767, 65_500, 65_535, 65_536,
            1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1)  # fmt: skip
@@ -16,7 +16,7 @@ Mutation = Callable[[random.Random, bytes, Sequence[bytes]], bytes]
 
 
 def mutate(rng: random.Random, body: bytes, others: Sequence[bytes]) -> bytes:
-    """Break a file in one to six ways; half the time by its parts, so that its checksums still fit."""
+    """Apply one to six mutations; half of them by parts, so that checksums stay valid."""
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         by_parts = next((change for magic, change in BY_PARTS if body.startswith(magic)), None)
         if by_parts is not None and rng.random() < 0.5:
@@ -31,30 +31,30 @@ def _span(rng: random.Random, body: bytes, longest: int = 200) -> tuple[int, int
     return start, min(len(body), start + rng.randint(1, longest))
 
 
-def _place(rng: random.Random, body: bytes) -> int:
-    """Give a place in a file, half the time where its header is."""
+def _position(rng: random.Random, body: bytes) -> int:
+    """Return a position in a file, half the time in its header."""
     return rng.randrange(min(len(body), 200) if rng.random() < 0.5 else len(body)) if body else 0
 
 
 def flip(rng: random.Random, body: bytes, _others: Sequence[bytes]) -> bytes:
     changed = bytearray(body)
     for _ in range(rng.choice((1, 1, 4, 30)) if body else 0):
-        changed[_place(rng, body)] ^= 1 << rng.randrange(8)
+        changed[_position(rng, body)] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
 
 def put_number(rng: random.Random, body: bytes, _others: Sequence[bytes]) -> bytes:
-    place, form = _place(rng, body), rng.choice(("B", "<H", ">H", "<I", ">I", "<Q"))
+    position, form = _position(rng, body), rng.choice(("B", "<H", ">H", "<I", ">I", "<Q"))
     size = struct.calcsize(form)
     number = struct.pack(form, rng.choice(NUMBERS) % (1 << 8 * size))
-    return body[:place] + number + body[place + size :]
+    return body[:position] + number + body[position + size :]
 
 
 def cut(rng: random.Random, body: bytes, _others: Sequence[bytes]) -> bytes:
     return body[: rng.randrange(len(body) + 1)]
 
 
-def leave_out(rng: random.Random, body: bytes, _others: Sequence[bytes]) -> bytes:
+def remove(rng: random.Random, body: bytes, _others: Sequence[bytes]) -> bytes:
     start, end = _span(rng, body)
     return body[:start] + body[end:]
 
@@ -65,9 +65,11 @@ def repeat(rng: random.Random, body: bytes, _others: Sequence[bytes]) -> bytes:
 
 
 def insert(rng: random.Random, body: bytes, _others: Sequence[bytes]) -> bytes:
-    place = rng.randrange(len(body) + 1)
+    position = rng.randrange(len(body) + 1)
     return (
-        body[:place] + rng.choice((rng.randbytes(rng.randint(1, 40)), b"\xff" * 60, bytes(60))) + body[place:]
+        body[:position]
+        + rng.choice((rng.randbytes(rng.randint(1, 40)), b"\xff" * 60, bytes(60)))
+        + body[position:]
     )
 
 
@@ -86,12 +88,12 @@ def append(rng: random.Random, body: bytes, others: Sequence[bytes]) -> bytes:
 
 
 ANYWHERE: tuple[Mutation, ...] = (
-    flip, flip, put_number, put_number, cut, leave_out, repeat, insert, overwrite, splice, append,
+    flip, flip, put_number, put_number, cut, remove, repeat, insert, overwrite, splice, append,
 )  # fmt: skip
 
 
 def _rearrange(rng: random.Random, parts: list[bytes]) -> list[bytes]:
-    """Repeat, leave out, swap, or change one of a file's parts."""
+    """Repeat, remove, swap, or mutate one of a file's parts."""
     index = rng.randrange(len(parts)) if parts else 0
     match rng.randrange(5) if parts else 5:
         case 0:
@@ -109,7 +111,7 @@ def _rearrange(rng: random.Random, parts: list[bytes]) -> list[bytes]:
 
 
 def change_png(rng: random.Random, body: bytes) -> bytes:
-    """Rearrange the chunks or change what they hold; checksums, and packed pixels, are right again."""
+    """Rearrange or mutate the chunks, and update checksums and compression."""
     parts, position = [], 8
     while position + 12 <= len(body):
         (length,) = struct.unpack_from(">I", body, position)
@@ -148,7 +150,7 @@ def change_riff(rng: random.Random, body: bytes) -> bytes:
 
 
 def change_tiff(rng: random.Random, body: bytes) -> bytes:
-    """Change one entry of the first directory: its tag, its type, how many values, or the first of them."""
+    """Mutate one entry of the first directory: its tag, type, count, or first value."""
     order, big = ("<" if body[:1] == b"I" else ">"), body[2:4] in (b"+\0", b"\0+")
     try:
         (start,) = struct.unpack_from(order + ("Q" if big else "I"), body, 8 if big else 4)

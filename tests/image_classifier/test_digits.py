@@ -1,4 +1,4 @@
-"""The main job on real data: handwritten digits, through local_test's scripts, real train, real serve."""
+"""The main use on real data: handwritten digits with local_test's scripts and real processes."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ LOCAL_TEST = ROOT / "local_test"
 
 @pytest.fixture(scope="module")
 def trained(make_once, digits):
-    """A miniature /opt/ml with the digits, after `local_test/train.sh`: its root, and what was printed."""
+    """A small /opt/ml with the digits, after `local_test/train.sh`: its root, and the output."""
 
     def train(root):
         shutil.copytree(digits, root, dirs_exist_ok=True)
@@ -45,24 +45,24 @@ def trained(make_once, digits):
 
 
 @pytest.fixture(scope="module")
-def pictures(trained):
-    """The held-out pictures, and the labels they lie under."""
+def images(trained):
+    """The held-out images and their labels."""
     paths = sorted((trained[0] / "held_out").glob("*/*.png"))
     assert len(paths) == 360
     return [path.read_bytes() for path in paths], [path.parent.name for path in paths]
 
 
-def ask_for_probabilities(server, pictures):
-    """One request a picture, on one server; gives (pictures, labels) float32."""
+def request_probabilities(server, images):
+    """Send one request per image to a server; return float32 (images, labels)."""
     rows = []
-    for picture in pictures:
-        status, headers, body = server.invoke(picture, "image/png", accept="application/x-npy")
+    for image in images:
+        status, headers, body = server.invoke(image, "image/png", accept="application/x-npy")
         assert (status, headers["Content-Type"]) == (200, "application/x-npy"), body
         rows.append(np.load(io.BytesIO(body), allow_pickle=False)[0])
     return np.array(rows)
 
 
-def test_the_job_leaves_the_whole_bundle(trained):
+def test_the_job_writes_the_complete_bundle(trained):
     root, _ = trained
     files = sorted(
         str(path.relative_to(root / "model")) for path in (root / "model").rglob("*") if path.is_file()
@@ -74,7 +74,7 @@ def test_the_job_leaves_the_whole_bundle(trained):
     assert not (root / "output" / "failure").exists()
 
 
-def test_every_epoch_prints_one_line_that_the_metric_regexes_read(trained):
+def test_every_epoch_logs_one_line_that_the_metric_regexes_match(trained):
     _, output = trained
     lines = [line for line in output.splitlines() if line.startswith("epoch=")]
     epochs = int(
@@ -89,30 +89,30 @@ def test_every_epoch_prints_one_line_that_the_metric_regexes_read(trained):
     assert "\b" not in output
 
 
-def test_both_backends_are_right_and_say_the_same(trained, pictures, live_server, record_property):
-    """At least 97 of 100 held-out digits, with all labels equal and probabilities equal but for rounding."""
+def test_both_backends_are_accurate_and_agree(trained, images, live_server, record_property):
+    """At least 97 % accuracy on held-out digits, with equal labels and probabilities equal up to rounding."""
     root, _ = trained
-    bodies, labels = pictures
-    said = {}
+    bodies, labels = images
+    probabilities = {}
     for backend in ("openvino", "tensorflow"):
         server = live_server("algorithms.image_classifier", base_dir=root, BACKEND=backend)
         assert f"backend {backend}: " in server.log
-        said[backend] = ask_for_probabilities(server, bodies)
+        probabilities[backend] = request_probabilities(server, bodies)
         loaded = "".join(Path(f"/proc/{pid}/maps").read_text() for pid in server.list_processes())
         assert ("/site-packages/tensorflow/" in loaded) == (backend == "tensorflow")
         server.stop()
-    assert np.mean(said["openvino"].argmax(axis=1) == np.array(labels, int)) >= 0.97
-    assert (said["openvino"].argmax(axis=1) == said["tensorflow"].argmax(axis=1)).all()
-    difference = np.abs(said["openvino"] - said["tensorflow"]).max()
+    assert np.mean(probabilities["openvino"].argmax(axis=1) == np.array(labels, int)) >= 0.97
+    assert (probabilities["openvino"].argmax(axis=1) == probabilities["tensorflow"].argmax(axis=1)).all()
+    difference = np.abs(probabilities["openvino"] - probabilities["tensorflow"]).max()
     record_property("largest difference of a probability", float(difference))
     assert difference < 1e-4
 
 
-def test_what_a_caller_may_send_and_get(trained, pictures, live_server):
+def test_requests_and_their_responses_and_errors(trained, images, live_server):
     root, _ = trained
-    (picture, *_), (label, *_) = pictures
+    (image, *_), (label, *_) = images
     server = live_server("algorithms.image_classifier", base_dir=root)
-    status, headers, body = server.invoke(picture, "image/png")
+    status, headers, body = server.invoke(image, "image/png")
     (prediction,) = json.loads(body)["predictions"]
     probabilities = [entry["probability"] for entry in prediction["probabilities"]]
     assert (status, headers["Content-Type"], prediction["label"]) == (200, "application/json", label)
@@ -120,34 +120,34 @@ def test_what_a_caller_may_send_and_get(trained, pictures, live_server):
     assert prediction["probability"] == probabilities[0]
     assert sum(probabilities) == pytest.approx(1, abs=1e-4)
     for content_type, sent, status, kind in [
-        ("image/png", picture[: len(picture) // 2], 400, "image_truncated"),
+        ("image/png", image[: len(image) // 2], 400, "image_truncated"),
         ("image/jpeg", b"this is text", 415, "not_an_image"),
         ("image/png", b"", 400, "image_empty"),
-        ("application/pdf", picture, 415, "unsupported_media_type"),
-        ("application/json", b'{"instances": ["no picture"]}', 400, "bad_request"),
+        ("application/pdf", image, 415, "unsupported_media_type"),
+        ("application/json", b'{"instances": ["no image"]}', 400, "bad_request"),
     ]:
         got, _, body = server.invoke(sent, content_type)
         assert (got, json.loads(body)["error"]) == (status, kind), body
-    assert server.invoke(picture, "image/png", accept="video/mp4")[0] == 406
-    assert server.invoke(picture, "image/png")[0] == 200
+    assert server.invoke(image, "image/png", accept="video/mp4")[0] == 406
+    assert server.invoke(image, "image/png")[0] == 200
 
 
 @pytest.mark.slow
-def test_unreadable_pictures_are_named_and_too_many_of_them_fail_the_job(trained, tmp_path, run_train):
+def test_too_many_unreadable_images_fail_the_job_and_are_named(trained, tmp_path, run_train):
     root = tmp_path / "ml"
     shutil.copytree(trained[0] / "input", root / "input")
     for path in sorted((root / "input/data/training").glob("*/*.png"))[::4]:
-        path.write_text("this is text, whatever its name says")
+        path.write_text("this is text, not an image")
     done = run_train(root, "algorithms.image_classifier")
     assert done.returncode == 1
     failure = (root / "output/failure").read_text()
-    assert "pictures were unreadable" in failure
+    assert "images were unreadable" in failure
     assert ".png" in failure
     assert not list((root / "model").iterdir())
 
 
 @pytest.mark.slow
-def test_sigterm_in_mid_epoch_saves_a_model_that_serves(trained, pictures, tmp_path, live_server):
+def test_sigterm_within_an_epoch_saves_a_model_that_can_be_served(trained, images, tmp_path, live_server):
     root = tmp_path / "ml"
     shutil.copytree(trained[0] / "input", root / "input")
     (root / "input/config/hyperparameters.json").write_text('{"image_size": "16", "epochs": "1000"}')
@@ -164,12 +164,12 @@ def test_sigterm_in_mid_epoch_saves_a_model_that_serves(trained, pictures, tmp_p
     assert process.wait(120) == 0, log_path.read_text()
     assert "SIGTERM" in log_path.read_text()
     server = live_server("algorithms.image_classifier", base_dir=root)
-    assert server.invoke(pictures[0][0], "image/png")[0] == 200
+    assert server.invoke(images[0][0], "image/png")[0] == 200
 
 
 @pytest.mark.parametrize(("name", "has_bar"), [("", True), ("digits-2026-01-01", False)])
-def test_a_terminal_gets_a_progress_bar_but_a_job_of_the_platforms_does_not(trained, tmp_path, name, has_bar):
-    """The SDK's local mode gives a named job a terminal that nobody watches."""
+def test_a_terminal_gets_a_progress_bar_but_a_named_job_does_not(trained, tmp_path, name, has_bar):
+    """In the SDK's local mode a named job has a terminal without a viewer."""
     root = tmp_path / "ml"
     for path in sorted((trained[0] / "input/data/training").glob("[01]/*.png"))[::10]:
         copied = root / "input/data/training" / path.parent.name / path.name

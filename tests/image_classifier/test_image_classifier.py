@@ -1,4 +1,4 @@
-"""The image classifier as a whole: declared, trained on real small pictures, stored, served again."""
+"""The image classifier as a whole: declared, trained on small images, stored and served."""
 
 import dataclasses
 import io
@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from algorithms import image_classifier
-from algorithms.image_classifier.data import dataset
+from algorithms.image_classifier.files import listing
 from algorithms.image_classifier.training import train
 from backends.bundle.manifest import read_manifest
 from conftest import ROOT
-from painted import CPU, make_job, paint, read_epochs, send_forms, write_pictures
+from sample_images import CPU, encode_requests, make_job, paint, read_epochs, write_images
 from tandem import hyperparameters
 from tandem.algorithm import Context
 from tandem.errors import UserError
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Train once with all that a full run has; give the job and its log."""
+    """Train once with a complete job; return the job and its log."""
     root = tmp_path_factory.mktemp("opt_ml")
-    job = make_job(root, {"training": write_pictures(root / "in", count=20)}, epochs=4, augmentation="light")
+    job = make_job(root, {"training": write_images(root / "in", count=20)}, epochs=4, augmentation="light")
     records: list[logging.LogRecord] = []
     listener = logging.Handler()
     listener.emit = records.append
@@ -48,20 +48,20 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["openvino", "tensorflow"])
 def context(trained, request):
-    """Give the context of a serving process, once for each backend."""
+    """Return the context of a serving process, once for each backend."""
     empty = Context(model_dir=trained.job.model_dir, decision=CPU, backend=request.param, cores=1)
     return dataclasses.replace(empty, model=image_classifier.model_fn(trained.job.model_dir, empty))
 
 
 @pytest.fixture
 def info(caplog):
-    """Give the log, with what a job's log has."""
+    """Return the log at the level of a job's log."""
     caplog.set_level(logging.INFO, "algorithms")
     return caplog
 
 
 def test_the_declarations_can_be_read_without_importing_a_framework():
-    """Help pages and deployment read them where TensorFlow is not installed."""
+    """Help texts and deployment read them without TensorFlow."""
     script = (
         "import sys, algorithms.image_classifier as a; a.Hyperparameters(); a.METRICS; a.CHANNELS; "
         "print(sorted({'tensorflow', 'keras', 'openvino', 'h5py'} & set(sys.modules)))"
@@ -78,7 +78,7 @@ def test_the_declarations_can_be_read_without_importing_a_framework():
 
 
 def test_every_hyperparameter_has_a_valid_default_and_a_help_text():
-    """`describe` checks each default against its own limits."""
+    """`describe` checks each default against its limits."""
     described = hyperparameters.describe(image_classifier.Hyperparameters)
     assert all(parameter.help for parameter in described)
     assert hyperparameters.convert({}, image_classifier.Hyperparameters) == image_classifier.Hyperparameters()
@@ -88,14 +88,13 @@ def test_every_hyperparameter_has_a_valid_default_and_a_help_text():
     ("name", "value"),
     [("epochs", "0"), ("learning_rate", "0"), ("architecture", "smallcnn"), ("validation_share", "0.6")],
 )
-def test_a_hyperparameter_out_of_its_range_is_named(name, value):
-    """The sentence says which one."""
+def test_the_error_names_a_hyperparameter_that_is_out_of_range(name, value):
     with pytest.raises(UserError, match=name):
         hyperparameters.convert({name: value}, image_classifier.Hyperparameters)
 
 
-def test_training_learns_and_its_lines_are_read_by_the_declared_metrics(trained):
-    """One line an epoch; every regex finds its number in it."""
+def test_training_learns_and_the_declared_metrics_match_its_log(trained):
+    """There is one line per epoch, in which every regex finds its number."""
     lines = [r.getMessage() for r in trained.records if r.getMessage().startswith("epoch=")]
     assert [re.match(r"epoch=(\d+) ", line)[1] for line in lines] == ["1", "2", "3", "4"]
     for line in lines:
@@ -104,13 +103,13 @@ def test_training_learns_and_its_lines_are_read_by_the_declared_metrics(trained)
     assert float(re.search(image_classifier.METRICS["val_accuracy"], lines[-1])[1]) >= 0.9
 
 
-def test_the_bundle_says_what_was_trained(trained):
-    """Labels in order, resolved hyperparameters, final metrics, golden rows of every class."""
+def test_the_manifest_describes_the_trained_model(trained):
+    """Labels in order, resolved hyperparameters, final metrics, and reference answers."""
     manifest = read_manifest(trained.job.model_dir)
     assert manifest.labels == ("blue", "green", "red")
     assert manifest.input_shape == (8, 8, 3)
     assert manifest.input_dtype == "uint8"
-    assert manifest.golden_rows == train.GOLDEN
+    assert manifest.golden_rows == train.REFERENCE_ROWS
     assert manifest.hyperparameters["augmentation"] == "light"
     assert manifest.metrics["epoch"] == 4
     assert manifest.metrics["val_accuracy"] >= 0.9
@@ -118,7 +117,7 @@ def test_the_bundle_says_what_was_trained(trained):
 
 
 def test_the_stored_model_has_no_augmentation_layers(trained):
-    """What varies pictures in training must not vary them in serving."""
+    """Images must not be augmented in serving."""
     import keras
 
     model = keras.models.load_model(trained.job.model_dir / "model.h5", compile=False)
@@ -127,42 +126,42 @@ def test_the_stored_model_has_no_augmentation_layers(trained):
     assert names[1] == "Rescaling"
 
 
-def test_a_stopped_job_leaves_within_a_step_and_still_writes_a_whole_bundle(tmp_path, info):
-    """SIGTERM during the first step: one step, no validation, a bundle that can be served."""
-    job = make_job(tmp_path, {"training": write_pictures(tmp_path / "in")}, epochs=1000)
+def test_a_stopped_job_ends_within_a_step_and_writes_a_complete_bundle(tmp_path, info):
+    """After SIGTERM during the first step there is no validation, but the bundle can be served."""
+    job = make_job(tmp_path, {"training": write_images(tmp_path / "in")}, epochs=1000)
     job.stop.set()
     image_classifier.train(job)
     assert "Stopped in epoch 1 after 1 steps" in info.text
     assert not read_epochs(info)
     assert "val_loss" not in read_manifest(job.model_dir).metrics
-    seam = Context(model_dir=job.model_dir, decision=CPU, backend="auto", cores=1)
-    assert image_classifier.model_fn(job.model_dir, seam).labels == ("blue", "green", "red")
+    context = Context(model_dir=job.model_dir, decision=CPU, backend="auto", cores=1)
+    assert image_classifier.model_fn(job.model_dir, context).labels == ("blue", "green", "red")
 
 
-def test_the_same_seed_gives_the_same_numbers(tmp_path, info):
-    """Split, order, weights and augmentation all hang on it."""
-    folders = {"training": write_pictures(tmp_path / "in")}
+def test_the_same_seed_gives_the_same_metrics(tmp_path, info):
+    """Evaluation, order, weights and augmentation all hang on it."""
+    folders = {"training": write_images(tmp_path / "in")}
     for run in ("a", "b"):
         image_classifier.train(make_job(tmp_path / run, folders, augmentation="flip", seed=3))
     first, second = ({**line, "images_per_second": 0} for line in read_epochs(info))
     assert first == pytest.approx(second, rel=1e-3, abs=1e-4)
 
 
-def test_serving_reads_pictures_as_training_did(trained, context):
-    """The rows that the bundle keeps as proof are the rows of the same files sent as requests."""
-    listed = dataset.list_pictures(trained.job.channels, 0.2, 0)
+def test_serving_preprocesses_images_as_training_does(trained, context):
+    """The bundle's reference rows equal the rows of the same files in requests."""
+    listed = listing.list_images(trained.job.channels, 0.2, 0)
     path, _ = listed.validation[0]
     row = image_classifier.input_fn(path.read_bytes(), "image/png", context)
     golden = np.load(trained.job.model_dir / "golden.npz")["inputs"]
     np.testing.assert_array_equal(row[0], golden[0])
 
 
-@pytest.mark.parametrize("form", send_forms(paint("red", 0)))
-def test_every_form_of_a_picture_gives_the_same_row_and_the_right_answer(context, form):
-    """How a picture travels must not change what the model sees."""
-    content_type, body = send_forms(paint("red", 999))[form]
+@pytest.mark.parametrize("encoding", encode_requests(paint("red", 0)))
+def test_every_encoding_of_an_image_gives_the_same_row_and_the_correct_label(context, encoding):
+    """The encoding of a request must not change the model's input."""
+    content_type, body = encode_requests(paint("red", 999))[encoding]
     rows = image_classifier.input_fn(body, content_type, context)
-    png = image_classifier.input_fn(send_forms(paint("red", 999))["png"][1], "image/png", context)
+    png = image_classifier.input_fn(encode_requests(paint("red", 999))["png"][1], "image/png", context)
     assert rows.dtype == np.uint8
     assert rows.shape[1:] == (8, 8, 3)
     for row in rows:
@@ -173,8 +172,8 @@ def test_every_form_of_a_picture_gives_the_same_row_and_the_right_answer(context
     assert [best["label"] for best in answer["predictions"]] == ["red"] * len(rows)
 
 
-def test_every_declared_answer_can_be_read_back(context):
-    """JSON, JSON Lines, CSV and NPY of the same two rows say the same."""
+def test_every_declared_response_type_can_be_decoded(context):
+    """JSON, JSON Lines, CSV and NPY have the same predictions for the same two rows."""
     rows = np.stack(
         [np.full((8, 8, 3), (255, 60, 60), np.uint8), np.full((8, 8, 3), (60, 60, 255), np.uint8)]
     )

@@ -1,4 +1,4 @@
-"""No file that is read can bring code: nothing is unpickled, unpacked or evaluated."""
+"""No file that is read can run code: nothing is unpickled, unpacked or evaluated."""
 
 import ast
 import json
@@ -13,7 +13,7 @@ from backends.engines import tensorflow_engine
 from conftest import ROOT
 from tandem.errors import UserError
 
-# Keras 3 on TensorFlow 2.21 under NumPy 2: theirs to repair.
+# An issue of Keras 3 with TensorFlow 2.21 and NumPy 2.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
 )
@@ -32,10 +32,10 @@ MODULES = {
     "tarfile",
 }
 BUILTINS = {"eval", "exec", "compile", "__import__"}
-#: A user's own program is code; what its archive may hold, tests/script_mode/test_submission.py says.
+#: A user's own program is code; tests/script_mode/test_submission.py tests what its archive may contain.
 ALLOWED = {"initial_weights.py": ["tarfile"], "archives.py": ["tarfile"]}
-#: What must be said in a call of that name.
-SAFELY = {
+#: The arguments that a call of that name must have; None: the call is not allowed.
+REQUIRED = {
     "load": {"allow_pickle": False},  # np.load
     "load_model": {"safe_mode": True, "compile": False},
     "extract": None,
@@ -48,7 +48,7 @@ SAFELY = {
 
 
 def find_dangers(text):
-    """Give what in a source could run what a file holds."""
+    """Return the names in a source that could run code from a file."""
     found = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -59,8 +59,8 @@ def find_dangers(text):
         given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
         if isinstance(node.func, ast.Name) and node.func.id in BUILTINS:
             found.append(node.func.id)
-        elif isinstance(node.func, ast.Attribute) and node.func.attr in SAFELY:
-            owner, needed = ast.unparse(node.func.value), SAFELY[node.func.attr]
+        elif isinstance(node.func, ast.Attribute) and node.func.attr in REQUIRED:
+            owner, needed = ast.unparse(node.func.value), REQUIRED[node.func.attr]
             is_numpys = node.func.attr != "load" or owner in {"np", "numpy"}
             if is_numpys and (
                 needed is None or any(given.get(name) is not value for name, value in needed.items())
@@ -92,13 +92,13 @@ def test_no_source_unpickles_unpacks_or_evaluates(path):
         "subprocess.run(text, shell=True)",
     ],
 )
-def test_the_search_finds_what_it_looks_for(text):
+def test_the_search_finds_dangerous_code(text):
     assert find_dangers(text)
 
 
 @pytest.fixture
 def bundle(tmp_path):
-    """A model's directory and its manifest; the files hold their own names."""
+    """A model's directory and its manifest; the content of each file is its name."""
     model_dir = tmp_path / "model"
     (model_dir / "openvino").mkdir(parents=True)
     files = {}
@@ -112,7 +112,7 @@ def bundle(tmp_path):
 
 @pytest.mark.parametrize("name", ["golden.npz", "openvino/model.xml", "openvino"])
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_link_in_a_bundle_is_refused_though_the_bytes_are_right(bundle, tmp_path, name, inside):
+def test_a_link_in_a_bundle_is_rejected_even_with_the_right_content(bundle, tmp_path, name, inside):
     model_dir, manifest = bundle
     elsewhere = (model_dir if inside else tmp_path) / "elsewhere"
     shutil.move(model_dir / name, elsewhere)
@@ -165,22 +165,20 @@ def write_model(path, module="keras.layers", name="Dense"):
 @pytest.mark.parametrize(
     ("module", "name"), [("keras.layers", "Lambda"), ("os", "system"), ("mine.layers", "Mine")]
 )
-def test_a_model_that_brings_code_is_refused_before_keras_sees_it(
-    tmp_path, suffix, module, name, monkeypatch
-):
-    """The same in serving and for the channel pretrained; Keras 2 would run it from an .h5."""
+def test_a_model_with_code_is_rejected_before_keras_reads_it(tmp_path, suffix, module, name, monkeypatch):
+    """In serving and for the channel pretrained; Keras 2 would run the code in an .h5 file."""
     import keras
 
     path = tmp_path / f"model{suffix}"
     write_model(path, module, name)
-    monkeypatch.setattr(keras.models, "load_model", lambda *_args, **_words: pytest.fail("Keras has seen it"))
+    monkeypatch.setattr(keras.models, "load_model", lambda *_args, **_words: pytest.fail("Keras has read it"))
     with pytest.raises(UserError, match="cannot be loaded.*code would run"):
         tensorflow_engine.read_model(path)
     with pytest.raises(UserError, match="cannot be loaded.*code would run"):
         initial_weights.load_weights(None, path)
 
 
-def test_a_harmless_archive_behind_an_hdf5_file_hides_nothing(tmp_path):
+def test_a_harmless_archive_after_an_hdf5_file_hides_nothing(tmp_path):
     write_model(tmp_path / "model.h5", "os", "system")
     write_model(tmp_path / "harmless.keras")
     with (tmp_path / "model.h5").open("ab") as file:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from picture_files import (
+from image_files import (
     BMP_COLORS,
     HEIGHT,
     KINDS,

@@ -10,7 +10,7 @@ from bench.attempts import Interrupt, Job
 from bench.interruption import Reference
 
 from bench import interruption
-from painted import write_pictures
+from sample_images import write_images
 
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 #: With these, the first epoch has the lowest val_loss: its weights are restored at the end.
@@ -27,7 +27,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """120 images: 12 steps per epoch."""
-    return write_pictures(tmp_path_factory.mktemp("pictures"), count=40)
+    return write_images(tmp_path_factory.mktemp("pictures"), count=40)
 
 
 @pytest.fixture

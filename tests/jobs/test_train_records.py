@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from conftest import ROOT
-from packed import Feeder, make_example, pack_images, read_folder, write_tfrecords
 from processes import wait_for
+from sample_records import Feeder, make_example, pack_images, read_folder, write_tfrecords
 
 SMALL = {"image_size": "16", "augmentation": "none", "learning_rate": "0.003", "seed": "1"}
 

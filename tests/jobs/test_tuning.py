@@ -8,7 +8,7 @@ import pytest
 
 from algorithms import image_classifier
 from ecr import stand_in
-from painted import write_pictures
+from sample_images import write_images
 from tandem.algorithm import load_algorithm
 from tandem.errors import TandemError
 from tandem.jobs.tuning import describe_tuning
@@ -192,7 +192,7 @@ def test_every_metric_is_read_from_the_lines_of_a_real_run(opt_ml, run_train):
     """As on the platform: each regex over each line, also with the key that a tuning job adds."""
     parameters = {"image_size": "8", "epochs": "2", "batch_size": "16", "augmentation": "none"}
     root = opt_ml({**parameters, "_tuning_objective_metric": "val_accuracy"})
-    write_pictures(root / "input/data/training")
+    write_images(root / "input/data/training")
     done = run_train(root, "algorithms.image_classifier", seconds=300)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = (done.stdout + done.stderr).splitlines()

@@ -11,8 +11,8 @@ import threading
 import pytest
 
 from conftest import ROOT
-from packed import Feeder
 from processes import wait_for
+from sample_records import Feeder
 from tandem.errors import TandemError, UserError
 from tandem.records import pipes
 

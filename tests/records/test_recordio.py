@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packed import frame
+from sample_records import frame
 from tandem.errors import UserError
 from tandem.records import recordio
 

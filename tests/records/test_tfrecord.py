@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packed import write_tfrecords
+from sample_records import write_tfrecords
 from tandem.errors import UserError
 from tandem.records import tfrecord
 

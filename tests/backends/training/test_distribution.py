@@ -12,7 +12,7 @@ import pytest
 from backends.training.distribution import DistributedContext, create_context, make_tf_config
 from conftest import CPU, ROOT
 from hosts import run_hosts
-from painted import write_pictures
+from sample_images import write_images
 
 TOY = "fixtures.toy_distributed"
 #: The largest relative difference of the losses after 15 steps of Adam, due to the order of float32 sums.
@@ -143,7 +143,7 @@ def test_a_host_that_does_not_start_in_time_is_named(tmp_path):
 
 def test_the_image_classifier_trains_on_two_hosts(tmp_path):
     """With dropout and augmentation, both log the same metrics, and only the first writes a model."""
-    folder = write_pictures(tmp_path / "pictures")
+    folder = write_images(tmp_path / "pictures")
     hyperparameters = {"epochs": 2, "batch_size": 16}
     with run_hosts(
         tmp_path, 2, "algorithms.image_classifier", hyperparameters, {"training": folder}

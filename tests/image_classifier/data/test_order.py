@@ -1,4 +1,4 @@
-"""The order of pictures and the hosts' parts of it: nothing is lost, nothing counts twice."""
+"""The order of images and the shares of hosts: every image counts exactly once."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -10,7 +10,7 @@ from algorithms.image_classifier.data import order
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 200), st.integers(1, 40), st.integers(1, 8))
 def test_the_hosts_shares_are_the_global_batch_in_order(count, batch_size, hosts):
-    """Each batch is cut without rest, as evenly as can be, and nobody's share is empty."""
+    """The sizes of the shares differ by at most one, and no share is empty."""
     indices = order.shuffle(count, 3, 1)
     for step in range(-(-count // batch_size)):
         batch = indices[step * batch_size : (step + 1) * batch_size]
@@ -23,8 +23,8 @@ def test_the_hosts_shares_are_the_global_batch_in_order(count, batch_size, hosts
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 200), st.integers(1, 60))
-def test_a_hosts_own_pictures_are_spread_over_all_steps(count, steps):
-    """Each picture counts once; steps without one get one that does not count."""
+def test_the_images_of_a_shard_are_spread_over_all_steps(count, steps):
+    """Each image counts once; steps without an image get one that does not count."""
     indices = order.shuffle(count, 3, 1)
     parts = [order.spread(indices, step, steps) for step in range(steps)]
     assert [index for part, counts in parts if counts for index in part] == indices.tolist()
@@ -33,8 +33,8 @@ def test_a_hosts_own_pictures_are_spread_over_all_steps(count, steps):
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_an_order_depends_on_the_seed_and_the_epoch_alone():
-    """Each epoch has another one; without a seed it is that of the list."""
+def test_the_order_depends_only_on_the_seed_and_the_epoch():
+    """Each epoch has another order; without a seed it is that of the list."""
     first = order.shuffle(50, 7, 2)
     assert np.array_equal(first, order.shuffle(50, 7, 2))
     assert sorted(first) == list(range(50))

@@ -1,5 +1,6 @@
-"""Batches of records: from files and FIFOs, in an order of the epoch's, on one host and on several."""
+"""Batches of records from files and FIFOs, on one host and on several."""
 
+import dataclasses
 import gzip
 import logging
 import threading
@@ -9,19 +10,19 @@ import cv2
 import numpy as np
 import pytest
 
-from algorithms.image_classifier.data.sources import Reading
+from algorithms.image_classifier.data.source import DeclaredCounts, Host, ReadOptions
 from algorithms.image_classifier.records import streams
-from algorithms.image_classifier.records.channels import Place, Told, are_records, open_records
+from algorithms.image_classifier.records.opening import has_records, open_records
 from algorithms.image_classifier.training.train import describe_preprocessing
-from packed import Feeder, make_example, pack_images, pack_manifest, write_tfrecords
+from sample_records import Feeder, make_example, pack_images, pack_manifest, write_tfrecords
 from tandem.errors import UserError
 from tandem.jobs.channels import Channel
 
-ALONE = Place(0, 1, lambda own: [own])
+ALONE = Host(0, 1, lambda own: [own])
 
 
 def png(shade):
-    """Give a picture whose every pixel has this value: a batch shows which records it has."""
+    """Return an image whose pixels all have this value, so that a batch shows which records it has."""
     return cv2.imencode(".png", np.full((8, 8, 3), shade, np.uint8))[1].tobytes()
 
 
@@ -30,7 +31,7 @@ def pairs(count, first=0, labels=3):
 
 
 def read(source, epoch=1, start=0):
-    """Give each batch as its (shade, label, weight) rows."""
+    """Return each batch as its (shade, label, weight) rows."""
     batches = source.batches(epoch, start).as_numpy_iterator()
     return [
         [(int(pixels[row, 0, 0, 0]), int(labels[row]), float(weights[row])) for row in range(len(labels))]
@@ -43,16 +44,18 @@ def flat(batches):
 
 
 @pytest.fixture
-def reading():
+def options():
     def make(batch_size=4, unreadable_share=0.2, seed=0, validation_share=0.2):
-        return Reading(describe_preprocessing(8, "RGB"), batch_size, seed, validation_share, unreadable_share)
+        return ReadOptions(
+            describe_preprocessing(8, "RGB"), batch_size, seed, validation_share, unreadable_share
+        )
 
     return make
 
 
 @pytest.fixture
 def channel(tmp_path):
-    """`channel("training", {"a.rec": content})` makes a channel of files; without any, a Pipe's."""
+    """`channel("training", {"a.rec": content})` makes a channel of files; without files, a Pipe channel."""
 
     def make(name, files=None, **options):
         folder = tmp_path / name
@@ -66,72 +69,77 @@ def channel(tmp_path):
     return make
 
 
-def open_all(channels, reading, told=None, place=ALONE, stop=None):
+def open_all(channels, options, declared=None, host=ALONE, stop=None):
     by_name = {channel.name: channel for channel in channels}
-    return open_records(by_name, reading, told or Told(), place, stop or threading.Event())
+    declared, stop = declared or DeclaredCounts(), stop or threading.Event()
+    return open_records(by_name, dataclasses.replace(options, declared=declared, stop=stop), host)
 
 
-def tell(training, validation, classes=3):
-    return Told(classes, {"training": training, "validation": validation})
+def declare(training, validation, classes=3):
+    return DeclaredCounts(classes, {"training": training, "validation": validation})
 
 
-def test_files_are_read_whole_and_a_share_is_held_out(channel, reading):
-    """Every record is in one of both, with its own label; one file is compressed."""
+def list_unreadable(records):
+    return records.training._reader.unreadable
+
+
+def test_all_records_of_files_are_read_and_a_share_is_held_out(channel, options):
+    """Every record is in one of the two sources, with its own label; one file is compressed."""
     files = {
         "a.rec": pack_images(pairs(10)),
         "b.rec.gz": gzip.compress(pack_images(pairs(10, 10))),
         "a.idx": b"0\t0\n",
         "a.lst": b"0\t1\ta.png\n",
     }
-    records = open_all([channel("training", files)], reading())
+    records = open_all([channel("training", files)], options())
     assert records.training.labels == ("0", "1", "2")
     assert (records.training.rows, records.validation.rows) == (16, 4)
-    trained, held = flat(read(records.training)), flat(read(records.validation))
+    trained, validated = flat(read(records.training)), flat(read(records.validation))
     expected = [(number + first, number % 3, 1.0) for first in (0, 10) for number in range(10)]
-    assert sorted(trained + held) == expected
-    assert held == sorted(held)
+    assert sorted(trained + validated) == expected
+    assert validated == sorted(validated)
     assert records.label_counts == [8, 6, 6]
 
 
-def test_the_order_is_the_epochs_and_a_start_leaves_out_batches(channel, reading, monkeypatch):
-    """Also where fewer records wait than there are."""
+def test_the_order_depends_on_the_epoch_and_start_skips_batches(channel, options, monkeypatch):
+    """Also with a buffer that is smaller than the channel."""
     monkeypatch.setattr(streams, "BUFFERED_RECORDS", 5)
     files = {f"{number}.rec": pack_images(pairs(10, 10 * number)) for number in range(4)}
     channels = [channel("training", files), channel("validation", {"v.rec": pack_images(pairs(3))})]
-    first, again = (open_all(channels, reading()).training for _ in range(2))
+    first, again = (open_all(channels, options()).training for _ in range(2))
     assert read(first, 1) == read(again, 1) != read(again, 2)
     assert sorted(flat(read(first, 2))) == sorted(flat(read(first, 1)))
     assert read(first, 2, start=7) == read(first, 2)[7:]
     assert read(first, 2, start=10) == []
 
 
-def test_tfrecords_bring_names(channel, reading, tmp_path):
-    """With one text for each number the labels are the texts; some records may lack theirs."""
+def test_labels_are_named_by_the_texts_of_tfrecords(channel, options, tmp_path):
+    """This needs one text for each number; some records may have none."""
     examples = [
         make_example(number % 2, png(number), ["cat", "dog"][number % 2] if number < 6 else None)
         for number in range(10)
     ]
     content = write_tfrecords(tmp_path / "x", examples).read_bytes()
-    records = open_all([channel("training", {"a.tfrecord": content})], reading())
+    records = open_all([channel("training", {"a.tfrecord": content})], options())
     assert records.training.labels == ("cat", "dog")
     assert {label for _, label, _ in flat(read(records.training))} == {0, 1}
     assert records.label_counts == [5, 5]
 
 
-def test_texts_alone_are_labels_too(channel, reading, tmp_path):
+def test_texts_without_numbers_are_labels(channel, options, tmp_path):
     examples = [make_example(None, png(number), ["dog", "cat"][number % 2]) for number in range(10)]
     content = write_tfrecords(tmp_path / "x", examples, "GZIP").read_bytes()
     channels = [channel("training", {"0-of-1": content}, content_type="application/x-tfrecord")]
-    records = open_all(channels, reading())
+    records = open_all(channels, options())
     assert records.training.labels == ("cat", "dog")
     assert all(label == 1 - shade % 2 for shade, label, _ in flat(read(records.training)))
 
 
 @pytest.mark.parametrize("pack", [pack_images, pack_manifest])
-def test_a_job_reads_the_first_fifo_first_whichever_epoch_it_is(channel, reading, tmp_path, pack):
-    """A job that goes on at epoch 5 has FIFOs of its own; each pass takes the next."""
+def test_the_first_pass_reads_the_first_fifo_in_any_epoch(channel, options, tmp_path, pack):
+    """A job that continues at epoch 5 has new FIFOs; each pass reads the next one."""
     channels = [channel("training"), channel("validation")]
-    records = open_all(channels, reading(), tell(10, 4))
+    records = open_all(channels, options(), declare(10, 4))
     with (
         Feeder(tmp_path / "training", [pack(pairs(10)), pack(pairs(10, 100))]) as training,
         Feeder(tmp_path / "validation", [pack(pairs(4, 50))]),
@@ -146,109 +154,109 @@ def test_a_job_reads_the_first_fifo_first_whichever_epoch_it_is(channel, reading
 
 
 @pytest.mark.parametrize("there", [7, 13])
-def test_the_number_of_batches_is_what_was_told(channel, reading, tmp_path, caplog, there):
-    """What is missing does not count, what is too much is left out; the log says which number to correct."""
-    records = open_all([channel("training"), channel("validation")], reading(), tell(10, 4))
+def test_the_number_of_batches_is_the_declared_one(channel, options, tmp_path, caplog, there):
+    """Missing rows do not count, further ones are ignored, and the log names the number to correct."""
+    records = open_all([channel("training"), channel("validation")], options(), declare(10, 4))
     with Feeder(tmp_path / "training", [pack_images(pairs(there))]) as feeder:
         batches = read(records.training)
         assert feeder.finish() == 1
     assert [len(batch) for batch in batches] == [4, 4, 2]
     assert sorted(shade for shade, _, weight in flat(batches) if weight) == list(range(min(there, 10)))
-    told = "only 7 of the 10" if there == 7 else "more than the 10"
-    assert f"a pass held {told} records expected; correct num_training_samples" in caplog.text
+    found = "only 7 of the 10" if there == 7 else "more than the 10"
+    assert f"a pass had {found} records expected; correct num_training_samples" in caplog.text
     records.training.check()
 
 
-def test_what_is_wrong_in_a_pass_ends_it_and_is_told_by_check(channel, reading, tmp_path):
-    records = open_all([channel("training"), channel("validation")], reading(), tell(10, 4))
+def test_an_invalid_record_ends_the_pass_and_check_raises_the_error(channel, options, tmp_path):
+    records = open_all([channel("training"), channel("validation")], options(), declare(10, 4))
     contents = [pack_images([*pairs(9), (7, png(0))]), pack_images(pairs(10))[:-20], b""]
-    sentences = [
+    messages = [
         "record 9 has the label 7; expected one of 3",
         "training_1 ends within",
         "has no record in this pass",
     ]
     with Feeder(tmp_path / "training", contents):
-        for sentence in sentences:
+        for message in messages:
             assert len(read(records.training)) < 3
-            with pytest.raises(UserError, match=sentence):
+            with pytest.raises(UserError, match=message):
                 records.training.check()
 
 
-def test_a_stop_ends_a_pass_that_waits(channel, reading):
+def test_a_stop_ends_a_pass_that_waits_for_data(channel, options):
     stop = threading.Event()
-    records = open_all([channel("training"), channel("validation")], reading(), tell(10, 4), stop=stop)
+    records = open_all([channel("training"), channel("validation")], options(), declare(10, 4), stop=stop)
     threading.Timer(0.2, stop.set).start()
     assert read(records.training) == []
     records.training.check()
 
 
-def test_a_stop_leaves_no_other_host_alone(channel, reading):
-    """A host that waits in vain goes on with rows that do not count, until all leave after the same step."""
+def test_after_a_stop_one_of_several_hosts_continues_with_empty_rows(channel, options):
+    """Its rows do not count, and all hosts leave after the same step."""
     stop = threading.Event()
     stop.set()
-    place = Place(1, 2, lambda own: [own] * 2)
-    records = open_all([channel("training"), channel("validation")], reading(), tell(10, 4), place, stop)
+    host = Host(1, 2, lambda own: [own] * 2)
+    records = open_all([channel("training"), channel("validation")], options(), declare(10, 4), host, stop)
     assert read(records.training, start=1) == [[(0, 0, 0.0)], [(0, 0, 0.0)]]
     records.training.check()
 
 
-def test_an_unreadable_picture_keeps_its_row_but_does_not_count(channel, reading, caplog):
-    """It has the pixels of a readable one, and two epochs count it once."""
+def test_an_unreadable_image_keeps_its_row_but_does_not_count(channel, options, caplog):
+    """It has the pixels of a readable image, and two epochs count it once."""
     caplog.set_level(logging.INFO, "algorithms")
-    broken = [*pairs(5), (1, b"no picture"), *pairs(4, 6)]
+    broken = [*pairs(5), (1, b"no image"), *pairs(4, 6)]
     files = {"a.rec": pack_images(broken)}
     channels = [channel("training", files), channel("validation", {"v.rec": pack_images(pairs(3))})]
-    records = open_all(channels, reading(batch_size=10))
+    records = open_all(channels, options(batch_size=10))
     for epoch in (1, 2):
         (rows,) = read(records.training, epoch)
         assert len(rows) == 10
-        (left,) = [shade for shade, _, weight in rows if not weight]
-        assert left in {shade for shade, _, weight in rows if weight}
-    assert caplog.text.count("Left out the picture training/record 5") == 1
+        (skipped,) = [shade for shade, _, weight in rows if not weight]
+        assert skipped in {shade for shade, _, weight in rows if weight}
+    assert caplog.text.count("Skipped the unreadable image training/record 5") == 1
     records.training.check()
 
 
-def test_too_many_unreadable_pictures_end_the_pass(channel, reading):
-    broken = [*pairs(5), *((1, b"no picture %d" % number) for number in range(15))]
-    records = open_all([channel("training", {"a.rec": pack_images(broken)})], reading())
+def test_too_many_unreadable_images_end_the_pass(channel, options):
+    broken = [*pairs(5), *((1, b"no image %d" % number) for number in range(15))]
+    records = open_all([channel("training", {"a.rec": pack_images(broken)})], options())
     assert len(read(records.training)) < records.training.steps
-    with pytest.raises(UserError, match="pictures were unreadable so far.*training/record"):
+    with pytest.raises(UserError, match="images were unreadable so far.*training/record"):
         records.training.check()
 
 
-def test_equal_unreadable_records_all_count_and_once_each(channel, reading, tmp_path):
-    """Whatever their places in another pass, and also where one of them fills up batches."""
+def test_unreadable_records_with_equal_content_are_each_counted_once(channel, options, tmp_path):
+    """Even if their order differs between passes, and one of them pads batches."""
     passes = [[(0, b""), *pairs(6), (1, b""), (2, b"")], [*pairs(6), (1, b""), (2, b""), (0, b"")]]
-    told = tell(15, 4)  # too many: the first record stands in
-    records = open_all([channel("training"), channel("validation")], reading(3, 0.5), told)
+    declared = declare(15, 4)  # more than there are, so the first record pads batches
+    records = open_all([channel("training"), channel("validation")], options(3, 0.5), declared)
     with Feeder(tmp_path / "training", [pack_images(some) for some in passes]):
         for epoch in (1, 2):
             batches = read(records.training, epoch)
             assert sum(weight for _, _, weight in flat(batches)) == 6
-            assert len(records.reader.unreadable) == 3
-    assert len(records.training.sample(20))  # goes through the broken ones again
-    assert len(records.reader.unreadable) == 3
+            assert len(list_unreadable(records)) == 3
+    assert len(records.training.sample(20))  # decodes the broken ones again
+    assert len(list_unreadable(records)) == 3
 
 
-def test_equal_unreadable_records_reach_the_limit(channel, reading):
-    """Fifteen empty pictures are fifteen."""
+def test_unreadable_records_with_equal_content_reach_the_limit(channel, options):
+    """Fifteen empty images count as fifteen."""
     files = {"a.rec": pack_images([*pairs(5), *((1, b"") for _ in range(15))])}
-    records = open_all([channel("training", files)], reading(unreadable_share=0.5))
+    records = open_all([channel("training", files)], options(unreadable_share=0.5))
     assert len(read(records.training)) < records.training.steps
-    with pytest.raises(UserError, match="pictures were unreadable so far"):
+    with pytest.raises(UserError, match="images were unreadable so far"):
         records.training.check()
 
 
 @pytest.mark.parametrize("count", [23, 24, 25])
-def test_hosts_with_the_same_records_share_each_batch(channel, reading, count):
-    """Together they give what one host gives; each has a row in every batch."""
+def test_hosts_with_the_same_records_share_each_batch(channel, options, count):
+    """Together the shares are the batches of one host; each share has at least one row."""
     channels = [
         channel("training", {"a.rec": pack_images(pairs(count))}),
         channel("validation", {"v.rec": pack_images(pairs(5))}),
     ]
-    alone = open_all(channels, reading(batch_size=8))
+    alone = open_all(channels, options(batch_size=8))
     hosts = [
-        open_all(channels, reading(batch_size=8), place=Place(rank, 3, lambda own: [own] * 3))
+        open_all(channels, options(batch_size=8), host=Host(rank, 3, lambda own: [own] * 3))
         for rank in range(3)
     ]
     for name in ("training", "validation"):
@@ -260,9 +268,9 @@ def test_hosts_with_the_same_records_share_each_batch(channel, reading, count):
             assert all(share[number] for share in shares)
 
 
-def test_hosts_with_records_of_their_own_agree_on_steps_and_labels(channel, reading, tmp_path):
-    """One has three times the other's; both give as many batches, and every record counts once."""
-    said, hosts = {}, []
+def test_hosts_with_different_shards_agree_on_steps_and_labels(channel, options, tmp_path):
+    """One shard is larger; both hosts have equally many batches, and every record counts once."""
+    stats, hosts = {}, []
     contents = [pairs(30, labels=2), [(2, png(100 + number)) for number in range(10)]]
     validation = channel("validation", {"v.rec": pack_images(pairs(4))})
     channels = []
@@ -271,10 +279,10 @@ def test_hosts_with_records_of_their_own_agree_on_steps_and_labels(channel, read
         folder.mkdir()
         (folder / "a.rec").write_bytes(pack_images(content))
         channels.append(Channel("training", folder, sharded=True))
-        said[rank] = streams.FileStream(channels[-1], [folder / "a.rec"]).survey().as_json()
+        stats[rank] = streams.FileStream(channels[-1], [folder / "a.rec"]).survey().as_json()
     for rank in range(2):
-        place = Place(rank, 2, lambda _: [said[0], said[1]])
-        hosts.append(open_all([channels[rank], validation], reading(batch_size=8), place=place))
+        host = Host(rank, 2, lambda _: [stats[0], stats[1]])
+        hosts.append(open_all([channels[rank], validation], options(batch_size=8), host=host))
     batches = [read(host.training) for host in hosts]
     assert [len(some) for some in batches] == [5, 5]
     assert hosts[0].training.labels == hosts[1].training.labels == ("0", "1", "2")
@@ -284,15 +292,15 @@ def test_hosts_with_records_of_their_own_agree_on_steps_and_labels(channel, read
     ]
 
 
-def test_sharded_fifos_are_cut_to_equal_numbers_of_batches(channel, reading, tmp_path):
-    """Of 10 records told, each of two hosts gives 5, whatever its FIFO has."""
+def test_sharded_fifos_are_cut_to_equal_numbers_of_batches(channel, options, tmp_path):
+    """Of 10 declared records, each of two hosts has 5, whatever its FIFO contains."""
     made = []
     for rank, there in ((0, 8), (1, 2)):
         channels = [
             Channel("training", tmp_path / f"host{rank}" / "training", "Pipe", sharded=True),
             Channel("validation", tmp_path / f"host{rank}" / "validation", "Pipe"),
         ]
-        records = open_all(channels, reading(), tell(10, 4), place=Place(rank, 2, lambda own: [own] * 2))
+        records = open_all(channels, options(), declare(10, 4), host=Host(rank, 2, lambda own: [own] * 2))
         with Feeder(channels[0].directory, [pack_images(pairs(there))]):
             made.append(read(records.training))
     assert [len(batches) for batches in made] == [3, 3]
@@ -300,51 +308,54 @@ def test_sharded_fifos_are_cut_to_equal_numbers_of_batches(channel, reading, tmp
 
 
 @pytest.mark.parametrize(
-    ("pipes", "told", "sentence"),
+    ("pipes", "declared", "message"),
     [
-        (["training"], tell(10, 4), "nothing can be held out of them; add a channel validation"),
-        (["training", "validation"], tell(10, 4, None), "set the hyperparameter num_classes"),
-        (["training", "validation"], tell(None, 4), "set the hyperparameter num_training_samples"),
-        (["training", "validation"], tell(10, None), "set the hyperparameter num_validation_samples"),
-        (["training", "validation", "test"], tell(10, 4), "channel test comes through pipes"),
+        (["training"], declare(10, 4), "nothing can be held out of it; add a channel validation"),
+        (["training", "validation"], declare(10, 4, None), "set the hyperparameter num_classes"),
+        (["training", "validation"], declare(None, 4), "set the hyperparameter num_training_samples"),
+        (["training", "validation"], declare(10, None), "set the hyperparameter num_validation_samples"),
+        (["training", "validation", "test"], declare(10, 4), "channel test uses Pipe mode"),
     ],
 )
-def test_what_pipes_do_not_show_must_be_told(channel, reading, pipes, told, sentence):
-    with pytest.raises(UserError, match=sentence):
-        open_all([channel(name) for name in pipes], reading(), told)
+def test_the_counts_of_pipe_channels_must_be_declared(channel, options, pipes, declared, message):
+    with pytest.raises(UserError, match=message):
+        open_all([channel(name) for name in pipes], options(), declared)
 
 
-def test_channels_that_do_not_agree_are_one_sentence(channel, reading):
+def test_a_validation_label_that_training_lacks_is_an_error(channel, options):
     validation = channel("validation", {"v.rec": pack_images([(5, png(0))])})
     with pytest.raises(UserError, match="channel validation has the label 5, .* training is 2"):
-        open_all([channel("training", {"a.rec": pack_images(pairs(9))}), validation], reading())
+        open_all([channel("training", {"a.rec": pack_images(pairs(9))}), validation], options())
 
 
 @pytest.mark.parametrize(
-    ("files", "sentence"),
+    ("files", "message"),
     [
-        ({"a.rec": pack_images(pairs(9, labels=1))}, "the label 0 only; expected two labels or more"),
-        ({"a.rec": b""}, "channel training holds no record"),
-        ({"a.rec": b"neither of both"}, "channel training, a.rec begins with"),
-        ({"a.rec": pack_images(pairs(1, labels=2) * 1)}, "the label 0 only"),
+        (
+            {"a.rec": pack_images(pairs(9, labels=1))},
+            "only images of the label 0; expected two or more labels",
+        ),
+        ({"a.rec": b""}, "channel training has no records"),
+        ({"a.rec": b"neither format"}, "channel training, a.rec begins with"),
+        ({"a.rec": pack_images(pairs(1, labels=2) * 1)}, "only images of the label 0"),
     ],
 )
-def test_files_without_what_is_expected_are_one_sentence(channel, reading, files, sentence):
-    with pytest.raises(UserError, match=sentence):
-        open_all([channel("training", files)], reading())
+def test_files_without_the_expected_records_are_an_error(channel, options, files, message):
+    with pytest.raises(UserError, match=message):
+        open_all([channel("training", files)], options())
 
 
-def test_an_id_as_label_is_refused(channel, reading):
-    """Nothing as large as the number is made."""
+def test_an_id_as_label_is_rejected(channel, options):
+    """Nothing of that size is allocated."""
     files = {"a.rec": pack_images([(0, png(0)), (1_500_000, png(1))])}
     with pytest.raises(UserError, match="channel training has the label 1500000, expected numbers from 0"):
-        open_all([channel("training", files)], reading())
+        open_all([channel("training", files)], options())
 
 
-def test_pictures_in_folders_are_no_records(channel, tmp_path):
+def test_images_in_folders_are_not_records(channel, tmp_path):
     folder = channel("training", {})
     (folder.directory / "cat").mkdir()
     (folder.directory / "cat" / "1.png").write_bytes(png(1))
-    assert not are_records(folder)
-    assert not are_records(Channel("training", Path(tmp_path / "nowhere")))
-    assert are_records(channel("validation"))
+    assert not has_records(folder)
+    assert not has_records(Channel("training", Path(tmp_path / "nowhere")))
+    assert has_records(channel("validation"))

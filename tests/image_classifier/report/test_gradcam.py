@@ -1,4 +1,4 @@
-"""Grad-CAM shows where a network saw a label, whatever the network's architecture."""
+"""Grad-CAM maps of networks of every architecture."""
 
 import logging
 
@@ -8,14 +8,14 @@ import pytest
 
 from algorithms.image_classifier import networks, report
 from algorithms.image_classifier.report import gradcam
-from algorithms.image_classifier.report.evaluation import Split
+from algorithms.image_classifier.report.evaluation import Evaluation
 from tandem.errors import TandemError
 
 RED, GREEN = 0, 1
 
 
 def build_color_finder(sharpness=1.0, policy="float32"):
-    """Give a network that says 0 where there is red and 1 where there is green: its map is the picture."""
+    """Return a network that predicts 0 for red and 1 for green, so that its feature map is the image."""
     import keras
 
     inputs = keras.Input((16, 16, 3))
@@ -28,22 +28,22 @@ def build_color_finder(sharpness=1.0, policy="float32"):
 
 
 @pytest.fixture
-def pictures():
-    """Red in the upper left corner and green in the lower right one."""
+def images():
+    """An image with red in the upper left corner and green in the lower right one."""
     pixels = np.zeros((1, 16, 16, 3), np.uint8)
     pixels[0, :4, :4, 0] = 255
     pixels[0, -8:, -8:, 1] = 255
     return pixels
 
 
-@pytest.mark.parametrize("sharpness", [1.0, 10_000.0], ids=["unsure", "sure to the last bit"])
+@pytest.mark.parametrize("sharpness", [1.0, 10_000.0], ids=["uncertain", "saturated"])
 @pytest.mark.parametrize("trainable", [True, False])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_the_map_is_bright_where_the_label_is(pictures, sharpness, trainable, policy):
-    """Also where the softmax has no slope left, and where the backbone is frozen."""
+def test_the_map_is_bright_at_the_location_of_the_label(images, sharpness, trainable, policy):
+    """Also if the softmax is saturated, and if the backbone is frozen."""
     network = build_color_finder(sharpness, policy)
     network.trainable = trainable
-    red, green = gradcam.locate(network, np.repeat(pictures, 2, axis=0), np.array([RED, GREEN]))
+    red, green = gradcam.locate(network, np.repeat(images, 2, axis=0), np.array([RED, GREEN]))
     assert red.shape == (16, 16)
     assert (red[:4, :4] == 1).all()
     assert red[4:].max() == 0
@@ -51,9 +51,9 @@ def test_the_map_is_bright_where_the_label_is(pictures, sharpness, trainable, po
     assert green[:8].max() == 0
 
 
-def test_a_label_of_which_there_is_nothing_has_an_empty_map(pictures):
-    pictures[..., 1] = 0
-    assert gradcam.locate(build_color_finder(), pictures, np.array([GREEN])).max() == 0
+def test_the_map_of_an_absent_label_is_empty(images):
+    images[..., 1] = 0
+    assert gradcam.locate(build_color_finder(), images, np.array([GREEN])).max() == 0
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_label_of_which_there_is_nothing_has_an_empty_map(pictures):
     ],
 )
 def test_every_architecture_has_a_map(architecture, channels):
-    """The map is its backbone's last one, and another label has another."""
+    """The map is the last one of the backbone, and differs between labels."""
     import keras
 
     keras.utils.set_random_seed(0)
@@ -87,30 +87,30 @@ def test_every_architecture_has_a_map(architecture, channels):
     assert not np.allclose(heats, others)
 
 
-def test_a_network_without_a_map_has_a_report_without_one(tmp_path, caplog):
+def test_the_report_of_a_network_without_a_feature_map_has_no_grad_cam(tmp_path, caplog):
     import keras
 
     network = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
-    with pytest.raises(TandemError, match="no layer that takes a map"):
+    with pytest.raises(TandemError, match="no layer that takes a feature map"):
         gradcam.locate(network, np.zeros((1, 8)), np.array([0]))
     caplog.set_level(logging.INFO)
-    split = Split("validation", 2)
-    split.add(np.full((1, 8, 8, 3), 200, np.uint8), np.array([0]), np.array([[0.25, 0.75]]))
-    report.write_evidence(tmp_path, [split], [], network, ["a", "b"])
+    evaluation = Evaluation("validation", 2)
+    evaluation.add(np.full((1, 8, 8, 3), 200, np.uint8), np.array([0]), np.array([[0.25, 0.75]]))
+    report.write_report(tmp_path, [evaluation], [], network, ["a", "b"])
     assert "without Grad-CAM" in caplog.text
     assert (tmp_path / "data/mistakes.png").exists()
     assert (tmp_path / "data/report.html").exists()
 
 
-def test_the_sheet_has_the_picture_and_its_map_beside_it(tmp_path, pictures):
-    """The red picture that is said to be red, although it is green: its map glows in the upper left."""
-    split = Split("validation", 2)
-    split.add(pictures, np.array([GREEN]), np.array([[0.75, 0.25]]))
-    report.write_evidence(tmp_path, [split], [], build_color_finder(), ["red", "green"])
+def test_the_sheet_of_mistakes_has_each_image_and_its_map(tmp_path, images):
+    """A green image that is misclassified as red because of its red upper left corner."""
+    evaluation = Evaluation("validation", 2)
+    evaluation.add(images, np.array([GREEN]), np.array([[0.75, 0.25]]))
+    report.write_report(tmp_path, [evaluation], [], build_color_finder(), ["red", "green"])
     sheet = cv2.imread(str(tmp_path / "data/mistakes.png"))  # BGR
     height, width = sheet.shape[:2]
     left, right = sheet[height // 5 :, : width // 2], sheet[height // 5 :, width // 2 :]
-    assert (left == (0, 0, 255)).all(axis=2).any()  # the picture is as it was
+    assert (left == (0, 0, 255)).all(axis=2).any()  # the image is unchanged
     assert not (right == (0, 0, 255)).all(axis=2).any()
     rows, columns = np.nonzero((right < 250).any(axis=2))
     panel = right[rows.min() : rows.max(), columns.min() : columns.max()]

@@ -1,4 +1,4 @@
-"""Rows for int8 are real pictures of the job: none that could not be read, no more than asked for."""
+"""The calibration rows of int8 are readable images of the job, and no more than requested."""
 
 import threading
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from algorithms.image_classifier.training.calibration import add_int8, collect_r
 
 @pytest.fixture
 def source():
-    """Ten rows in batches of four, each full of its number; the first two and the last cannot be read."""
+    """Ten rows in batches of four, filled with their number; the first two and the last are unreadable."""
     import tensorflow as tf
 
     pixels = np.repeat(np.arange(10, dtype=np.uint8), 12).reshape(10, 2, 2, 3)
@@ -21,14 +21,14 @@ def source():
 
 
 @pytest.mark.parametrize(("count", "numbers"), [(1, [2]), (3, [2, 3, 4]), (300, [2, 3, 4, 5, 6, 7, 8])])
-def test_the_first_readable_rows_are_taken(source, count, numbers):
+def test_the_first_readable_rows_are_collected(source, count, numbers):
     rows = collect_rows(source, count)
     assert rows.dtype == np.uint8
     assert rows.shape[1:] == (2, 2, 3)
     assert rows[:, 0, 0, 0].tolist() == numbers
 
 
-def test_a_pass_gives_readable_rows_with_their_labels(source):
+def test_a_pass_yields_readable_rows_with_their_labels(source):
     batches = list(read_batches(source, threading.Event()))
     assert [labels.tolist() for _, labels in batches] == [[102, 103], [104, 105, 106, 107], [108]]
     assert [pixels[:, 1, 1, 2].tolist() for pixels, _ in batches] == [[2, 3], [4, 5, 6, 7], [8]]
@@ -42,7 +42,7 @@ def test_a_stopped_pass_ends(source):
     assert list(batches) == []
 
 
-def test_a_stopped_job_leaves_without_the_form(source, tmp_path, caplog):
+def test_a_stopped_job_adds_no_int8_form(source, tmp_path, caplog):
     stop = threading.Event()
     stop.set()
     add_int8(tmp_path, SimpleNamespace(training=source, validation=source), stop)

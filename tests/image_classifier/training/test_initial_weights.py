@@ -1,4 +1,4 @@
-"""Where weights start: a published file, or the model of an earlier job."""
+"""Initial weights: from a published file, or the model of an earlier job."""
 
 import io
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from algorithms.image_classifier import networks
 from algorithms.image_classifier.training import initial_weights
-from painted import make_channels, make_job, read_epochs, write_pictures
+from sample_images import make_channels, make_job, read_epochs, write_images
 from tandem.errors import UserError
 
 # TensorFlow's tensors do not know NumPy 2's `copy`; Keras's saving asks for it.
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 @pytest.mark.parametrize("name", ["model.h5", "model.keras"])
-def test_a_whole_model_can_be_the_start_of_another(tmp_path, name):
-    """With the same labels all weights come over; with others all but the last layer's."""
+def test_weights_are_loaded_from_a_whole_model(tmp_path, name):
+    """With the same labels all weights are loaded; with others all but the last layer's."""
     source = networks.build_network("SmallCNN", (8, 8, 3), 3)
     source.save(tmp_path / name)
     same = networks.build_network("SmallCNN", (8, 8, 3), 3)
@@ -31,7 +31,7 @@ def test_a_whole_model_can_be_the_start_of_another(tmp_path, name):
             np.testing.assert_array_equal(other.get_weights()[index], weights)
 
 
-def test_weights_only_files_fit_the_whole_or_the_body(tmp_path):
+def test_weights_files_may_be_of_the_whole_network_or_the_backbone(tmp_path):
     """Keras's `.weights.h5` of a whole network, or of one without its last layer."""
     source = networks.build_network("SmallCNN", (8, 8, 3), 3)
     source.save_weights(tmp_path / "whole.weights.h5")
@@ -45,15 +45,19 @@ def test_weights_only_files_fit_the_whole_or_the_body(tmp_path):
         np.testing.assert_array_equal(body.get_weights()[index], weights)
 
 
-def test_weights_of_another_architecture_are_refused_and_change_nothing(tmp_path):
-    """The sentence names the file and what does not fit."""
+def test_weights_of_another_architecture_are_rejected_and_change_nothing(tmp_path):
+    """The error names the file and what does not fit."""
     networks.build_network("SmallCNN", (8, 8, 1), 2).save_weights(tmp_path / "gray.weights.h5")
     networks.build_network("SmallCNN", (8, 8, 1), 2).save(tmp_path / "gray.keras")
     (tmp_path / "text.h5").write_text("no HDF5")
     network = networks.build_network("SmallCNN", (8, 8, 3), 2)
     before = network.get_weights()
-    for name, said in [("gray.weights.h5", "fit"), ("gray.keras", "weight 1"), ("text.h5", "cannot be read")]:
-        with pytest.raises(UserError, match=said) as caught:
+    for name, message in [
+        ("gray.weights.h5", "fit"),
+        ("gray.keras", "weight 1"),
+        ("text.h5", "cannot be read"),
+    ]:
+        with pytest.raises(UserError, match=message) as caught:
             initial_weights.load_weights(network, tmp_path / name)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -61,18 +65,18 @@ def test_weights_of_another_architecture_are_refused_and_change_nothing(tmp_path
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_pretrained_channel_and_its_hyperparameter_go_together(tmp_path):
-    """One without the other is a mistake that would cost a training run."""
+def test_the_pretrained_channel_and_its_hyperparameter_require_each_other(tmp_path):
+    """One without the other would waste a training run."""
     (tmp_path / "start.keras").touch()
     folders = {"pretrained": tmp_path}
     assert initial_weights.find_pretrained({}, "random") is None
     assert initial_weights.find_pretrained(make_channels(folders), "start.keras") == tmp_path / "start.keras"
-    for given_folders, name, said in [
+    for given_folders, name, message in [
         ({}, "start.keras", "no channel pretrained"),
         (folders, "random", "weights is 'random'"),
         (folders, "../start.keras", "has: start.keras"),
     ]:
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             initial_weights.find_pretrained(make_channels(given_folders), name)
 
 
@@ -87,13 +91,15 @@ def pack(path, **members):
 
 
 def find(folder, *, architecture="SmallCNN", labels=("cat", "dog"), weights="random"):
-    """Give the bytes of the file that a job with this channel model starts from."""
-    with initial_weights.find_start(make_channels({"model": folder}), weights, architecture, labels) as path:
+    """Return the bytes of the file with the initial weights of a job with this channel model."""
+    with initial_weights.find_initial_weights(
+        make_channels({"model": folder}), weights, architecture, labels
+    ) as path:
         return path.read_bytes()
 
 
 def describe(**changes) -> str:
-    """Give a manifest as an earlier job leaves it."""
+    """Return the manifest of an earlier job."""
     return json.dumps(
         {
             "format": 1,
@@ -113,8 +119,8 @@ def describe(**changes) -> str:
     )
 
 
-def test_the_channel_model_may_hold_the_archive_or_its_content(tmp_path):
-    """The platform gives model.tar.gz; people lay out what was in it."""
+def test_the_channel_model_may_have_the_archive_or_its_content(tmp_path):
+    """SageMaker provides model.tar.gz; users may unpack it."""
     (tmp_path / "laid").mkdir()
     (tmp_path / "laid" / "model.h5").write_bytes(b"laid")
     (tmp_path / "packed").mkdir()
@@ -124,25 +130,25 @@ def test_the_channel_model_may_hold_the_archive_or_its_content(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "message"),
     [
-        ({}, "holds no model.h5"),
-        ({"manifest_json": describe()}, "holds no model.h5"),
+        ({}, "has no model.h5"),
+        ({"manifest_json": describe()}, "has no model.h5"),
         (
             {"model_h5": b"x", "manifest_json": describe(hyperparameters={"architecture": "MobileNetV2"})},
-            "holds a MobileNetV2.*set it to MobileNetV2",
+            "has a MobileNetV2.*set it to MobileNetV2",
         ),
         ({"model_h5": b"x", "manifest_json": describe(labels=["dog", "cat"])}, "labels dog, cat"),
     ],
 )
-def test_an_earlier_model_that_does_not_fit_is_refused(tmp_path, members, said):
+def test_an_earlier_model_that_does_not_fit_is_rejected(tmp_path, members, message):
     pack(tmp_path / "model.tar.gz", **members)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         find(tmp_path)
 
 
-def test_what_is_no_archive_is_refused(tmp_path):
-    with pytest.raises(UserError, match="holds nothing; expected the model.tar.gz"):
+def test_an_invalid_archive_is_rejected(tmp_path):
+    with pytest.raises(UserError, match="has no files; expected the model.tar.gz"):
         find(tmp_path)
     (tmp_path / "model.tar.gz").write_bytes(b"no archive")
     with pytest.raises(UserError, match="cannot be read"):
@@ -150,12 +156,12 @@ def test_what_is_no_archive_is_refused(tmp_path):
 
 
 def test_a_link_in_the_archive_is_not_followed(tmp_path):
-    """It would read a file of the machine as if it were the model."""
+    """It would read another file of the host as the model."""
     with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
         member = tarfile.TarInfo("model.h5")
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(member)
-    with pytest.raises(UserError, match="holds no model.h5"):
+    with pytest.raises(UserError, match="has no model.h5"):
         find(tmp_path)
 
 
@@ -164,12 +170,12 @@ def test_an_earlier_model_and_pretrained_weights_exclude_each_other(tmp_path):
         find(tmp_path, weights="start.keras")
 
 
-def test_a_job_continues_what_an_earlier_one_learnt(tmp_path, caplog):
-    """The first epoch of the second job is better than the first one of the first."""
+def test_a_job_continues_the_training_of_an_earlier_one(tmp_path, caplog):
+    """The first epoch of the second job has a much lower loss than that of the first job."""
     from algorithms import image_classifier
 
     caplog.set_level("INFO", "algorithms")
-    folder = write_pictures(tmp_path / "in")
+    folder = write_images(tmp_path / "in")
     image_classifier.train(make_job(tmp_path / "first", {"training": folder}, epochs=3))
     first = read_epochs(caplog)
     caplog.clear()

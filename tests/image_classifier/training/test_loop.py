@@ -1,4 +1,4 @@
-"""The fit loop: stopping, early stopping, diverging, freezing, and going on where it was interrupted."""
+"""The training loop: stopping, early stopping, divergence, freezing, and resuming."""
 
 import logging
 import threading
@@ -13,7 +13,7 @@ from algorithms.image_classifier.training.train import describe_preprocessing
 from backends.training.checkpoints import CheckpointStore
 from backends.training.distribution import create_context
 from conftest import CPU
-from painted import read_epochs
+from sample_images import read_epochs
 from tandem.errors import UserError
 
 # TensorFlow's tensors do not know NumPy 2's `copy`; Keras's saving asks for it.
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 @pytest.fixture
 def info(caplog):
-    """Give the log, with what a job's log has."""
+    """Return the log at the level of a job's log."""
     caplog.set_level(logging.INFO, "algorithms")
     return caplog
 
 
 class Noise:
-    """A source of 8 x 8 noise whose labels mean nothing: batches of 4, in an order of the epoch's."""
+    """A source of 8 x 8 noise with meaningless labels, in batches of 4 and an order per epoch."""
 
     labels = ("even", "odd")
 
@@ -47,14 +47,14 @@ class Noise:
 
 
 class Silent(Noise):
-    """A source that gives nothing, as a pipe into which nobody writes when the job is stopped."""
+    """A source without batches, like a FIFO without a writer when the job is stopped."""
 
     def batches(self, epoch: int, start: int = 0):
         return super().batches(epoch, start).take(0)
 
 
 class Padded(Noise):
-    """A source of which only the first batches have rows that count."""
+    """A source in which only the rows of the first batches count."""
 
     def __init__(self, steps: int, real: int) -> None:
         super().__init__(steps)
@@ -71,7 +71,7 @@ class Padded(Noise):
 
 
 class Tiny:
-    """The smallest network, and what a fit needs around it."""
+    """The smallest network with everything that training needs."""
 
     def __init__(self, steps: int = 6, dropout: float = 0.3, **optimization) -> None:
         import keras
@@ -87,13 +87,13 @@ class Tiny:
 
     def fit(self, training: Noise, validation: Noise | None = None, store=None, **plan) -> Outcome:
         plan = Plan(**{"epochs": 3, **plan})
-        held = validation or Noise(2, seed=9)
-        fit = Fit(self.trainer, training, held, plan, team=self.team, stop=self.stop, store=store)
+        validation = validation or Noise(2, seed=9)
+        fit = Fit(self.trainer, training, validation, plan, team=self.team, stop=self.stop, store=store)
         return fit.run()
 
 
-def test_a_stop_in_the_middle_of_an_epoch_ends_with_the_step_that_saw_it(info):
-    """The third step is the last one; there is no line for the unfinished epoch."""
+def test_a_stop_within_an_epoch_ends_training_after_the_current_step(info):
+    """The third step is the last one; the unfinished epoch has no log line."""
     tiny = Tiny()
     taken = []
 
@@ -109,24 +109,24 @@ def test_a_stop_in_the_middle_of_an_epoch_ends_with_the_step_that_saw_it(info):
     assert outcome.history == []
 
 
-def test_a_stop_before_the_first_step_leaves_no_model():
-    """Random weights must not be taken for a model."""
+def test_a_stop_before_the_first_step_is_an_error():
+    """Random weights must not be stored as a model."""
     tiny = Tiny()
     tiny.stop.set()
     with pytest.raises(UserError, match="before its first step"):
         tiny.fit(Silent(4))
 
 
-def test_a_step_without_a_row_that_counts_is_not_taken():
-    """It would move BatchNormalization's averages and Adam's moments."""
+def test_a_step_is_skipped_if_none_of_its_rows_counts():
+    """It would change BatchNormalization's averages and Adam's moments."""
     tiny = Tiny()
     outcome = tiny.fit(Padded(6, real=2), epochs=1)
     assert outcome.history[0]["loss"] > 0
     assert int(tiny.trainer.read()["optimizer"][0]) == 2  # Adam's count of steps
 
 
-def test_a_checkpoint_that_cannot_be_written_at_a_stop_does_not_cost_the_model(tmp_path, info):
-    """It is a warning; the caller goes on to write the model so far."""
+def test_a_failing_checkpoint_at_a_stop_does_not_prevent_the_model(tmp_path, info):
+    """It is logged as a warning, and the caller still writes the model so far."""
     tiny = Tiny()
 
     class Full(CheckpointStore):
@@ -139,16 +139,22 @@ def test_a_checkpoint_that_cannot_be_written_at_a_stop_does_not_cost_the_model(t
     assert "The last checkpoint could not be written: the disk is full" in info.text
 
 
-def test_xla_compiles_the_step_beside_the_augmentation():
-    """XLA has no kernels for what the augmentation does; the loss is what it is without, but for dropout."""
+def test_xla_compiles_the_step_without_the_augmentation():
+    """XLA has no kernels for the augmentation; without dropout the loss is the same as without XLA."""
     with_xla, without = (Tiny(xla=xla, dropout=0).fit(Noise(4), epochs=2).history for xla in (True, False))
     assert [epoch["loss"] for epoch in with_xla] == pytest.approx(
         [epoch["loss"] for epoch in without], rel=0.02
     )
 
 
-def test_early_stopping_ends_the_fit_and_brings_the_best_epoch_back(info):
-    """Noise is learnt by heart: val_loss rises, and the lowest of the printed ones is what is kept."""
+def test_loss_scaling_does_not_change_the_training():
+    """Scaling by a power of two, as for float16, is exact in float32."""
+    scaled, plain = (Tiny(scaled_loss=on).fit(Noise(4), epochs=1).history for on in (True, False))
+    assert scaled[0] == pytest.approx(plain[0], rel=1e-4)
+
+
+def test_early_stopping_ends_training_and_restores_the_best_epoch(info):
+    """The network memorizes the noise, so val_loss rises; the weights with the lowest one are restored."""
     outcome = Tiny(learning_rate=0.05).fit(Noise(6), epochs=50, patience=2)
     lines = read_epochs(info)
     assert len(lines) == len(outcome.history) < 50
@@ -157,14 +163,14 @@ def test_early_stopping_ends_the_fit_and_brings_the_best_epoch_back(info):
     assert f"val_loss={outcome.metrics['val_loss']:.6g}" in info.records[-1].getMessage()
 
 
-def test_a_loss_that_is_no_number_ends_the_job_with_a_remedy():
-    """The sentence names the hyperparameter to change."""
+def test_a_loss_that_is_not_finite_ends_the_job_with_a_remedy():
+    """The error names the hyperparameter to change."""
     with pytest.raises(UserError, match="learning_rate"):
         Tiny(label_weights=[1, float("nan")]).fit(Noise(2))
 
 
-def test_while_it_is_frozen_only_the_last_layer_learns():
-    """Then all of it does; a frozen BatchNormalization keeps its averages too."""
+def test_only_the_last_layer_is_trained_while_the_backbone_is_frozen():
+    """Afterwards all layers are; a frozen BatchNormalization does not update its averages either."""
     import keras
 
     tiny = Tiny(steps=4, frozen_steps=4, fine_tuning_rate=0.01)
@@ -186,8 +192,8 @@ def test_while_it_is_frozen_only_the_last_layer_learns():
 
 
 @pytest.mark.parametrize("interrupted_at", [1, 6, 7, 11])
-def test_an_interrupted_fit_goes_on_to_the_same_bits(tmp_path, interrupted_at):
-    """Weights, loss and history: augmentation and dropout too go on where they were."""
+def test_an_interrupted_training_continues_to_identical_weights(tmp_path, interrupted_at):
+    """Weights, loss and history are equal, because augmentation and dropout continue too."""
     whole = Tiny()
     expected = whole.fit(Noise(6))
 
@@ -200,7 +206,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(tmp_path, interrupted_at):
             first.stop.set()
 
     def store() -> CheckpointStore:
-        return CheckpointStore(tmp_path / "checkpoints", "algo-1", {"must": {"what": "noise"}})
+        return CheckpointStore(tmp_path / "checkpoints", "algo-1", {"must": {"data": "noise"}})
 
     first.fit(Noise(6, check=check), store=store())
     second = Tiny()
@@ -211,18 +217,17 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(tmp_path, interrupted_at):
             np.testing.assert_array_equal(left, right, ours[0])
 
 
-def test_a_finished_fit_has_nothing_left_to_do(tmp_path, info):
-    """It is restored as it ended."""
+def test_a_finished_training_is_only_restored(tmp_path, info):
     store = CheckpointStore(tmp_path, "algo-1", {})
-    ended = Tiny().fit(Noise(2), store=store, epochs=2)
+    finished = Tiny().fit(Noise(2), store=store, epochs=2)
     lines = len(read_epochs(info))
-    assert Tiny().fit(Noise(2), store=store, epochs=2) == ended
+    assert Tiny().fit(Noise(2), store=store, epochs=2) == finished
     assert len(read_epochs(info)) == lines
 
 
-def test_rows_of_weight_nothing_change_nothing():
-    """An unreadable picture counts neither in the loss nor in the gradients."""
-    spoilt, clean = Tiny(), Tiny()
+def test_rows_of_weight_zero_change_nothing():
+    """An unreadable image counts neither in the loss nor in the gradients."""
+    wrong, clean = Tiny(), Tiny()
     images = np.random.default_rng(3).integers(0, 256, (4, 8, 8, 3), np.uint8)
     labels = np.array([0, 1, 1, 0], np.int64)
 
@@ -232,9 +237,9 @@ def test_rows_of_weight_nothing_change_nothing():
         batch = [tf.constant(images), tf.constant(wrong_labels), tf.constant(weights, tf.float32)]
         return tiny.trainer.train(0, batch).numpy()
 
-    one = step(spoilt, labels, [1, 1, 1, 0])
+    one = step(wrong, labels, [1, 1, 1, 0])
     other = step(clean, np.array([0, 1, 1, 1], np.int64), [1, 1, 1, 0])
     np.testing.assert_array_equal(one, other)
     assert one[2] == 3
-    for left, right in zip(spoilt.network.get_weights(), clean.network.get_weights(), strict=True):
+    for left, right in zip(wrong.network.get_weights(), clean.network.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)

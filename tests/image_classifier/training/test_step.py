@@ -1,4 +1,4 @@
-"""What a step computes: the rate it learns at, and the weights of labels."""
+"""The learning rate of a step, and the weights of labels."""
 
 import numpy as np
 import pytest
@@ -9,15 +9,15 @@ from algorithms.image_classifier.training.step import Optimization, _schedule, b
 
 
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=20).filter(any))
-def test_balanced_labels_count_the_same_and_the_mean_picture_counts_one(counts):
-    """A label without pictures counts nothing."""
+def test_balanced_labels_have_equal_total_weights_and_a_mean_weight_of_one(counts):
+    """A label without images has a weight of 0."""
     weights = balance_labels(counts)
     shares = [weight * count for weight, count in zip(weights, counts, strict=True) if count]
     assert shares == pytest.approx([shares[0]] * len(shares))
     assert sum(shares) / sum(counts) == pytest.approx(1)
 
 
-def test_the_rate_falls_to_nothing_at_the_last_step():
+def test_the_learning_rate_falls_to_zero_at_the_last_step():
     rate = _schedule(Optimization([1], learning_rate=0.1, steps=100))
     values = [float(rate(step)) for step in range(101)]
     assert values[0] == pytest.approx(0.1)
@@ -25,8 +25,8 @@ def test_the_rate_falls_to_nothing_at_the_last_step():
     assert values == sorted(values, reverse=True)
 
 
-def test_the_whole_network_starts_at_a_rate_of_its_own():
-    """Both phases fall to nothing."""
+def test_fine_tuning_starts_at_its_own_learning_rate():
+    """The rate falls to zero in both phases."""
     rate = _schedule(Optimization([1], learning_rate=0.1, steps=50, frozen_steps=20, fine_tuning_rate=0.01))
     assert float(rate(0)) == pytest.approx(0.1)
     assert float(rate(19)) < 0.001

@@ -1,8 +1,8 @@
-"""TensorBoard's scalars, read back with TensorFlow's own reader."""
+"""TensorBoard scalars, read with TensorFlow's own reader."""
 
 import numpy as np
 
-from algorithms.image_classifier.training.tensorboard import Scalars
+from algorithms.image_classifier.training.tensorboard import DATA_CLASS, Scalars
 
 EPOCHS = [
     {
@@ -18,7 +18,7 @@ EPOCHS = [
 
 
 def read_scalars(folder):
-    """Read what TensorBoard would show: (tag, step) → number of each value that says it is a scalar."""
+    """Return what TensorBoard would show: (tag, step) → number of each scalar."""
     import tensorflow as tf
 
     found = {}
@@ -36,10 +36,19 @@ def read_scalars(folder):
     return found
 
 
-def test_each_epochs_numbers_are_scalars_of_two_runs(tmp_path):
+def test_the_data_class_is_that_of_scalars_in_tensorflows_protocol():
+    import tensorflow as tf
+
+    data_class = tf.compat.v1.SummaryMetadata.DESCRIPTOR.fields_by_name["data_class"]
+    assert data_class.enum_type.values_by_name["DATA_CLASS_SCALAR"].number == DATA_CLASS
+
+
+def test_the_metrics_of_an_epoch_are_scalars_of_two_runs(tmp_path):
     board = Scalars(tmp_path / "output/tensorboard")
     board.observe(1, EPOCHS[0], network=None)
-    assert read_scalars(tmp_path / "output/tensorboard/training")["epoch_loss", 1] == 1.5  # at once
+    assert (
+        read_scalars(tmp_path / "output/tensorboard/training")["epoch_loss", 1] == 1.5
+    )  # flushed after each epoch
     board.observe(2, EPOCHS[1], network=None)
     board.close()
     assert read_scalars(tmp_path / "output/tensorboard/training") == {
@@ -49,12 +58,12 @@ def test_each_epochs_numbers_are_scalars_of_two_runs(tmp_path):
         ("epoch_loss", 2): 0.5,
         ("epoch_accuracy", 2): 0.75,
     }
-    held = read_scalars(tmp_path / "output/tensorboard/validation")
-    assert np.isnan(held.pop(("epoch_loss", 2)))
-    assert held == {("epoch_loss", 1): 1.25, ("epoch_accuracy", 1): 0.5, ("epoch_accuracy", 2): 1.0}
+    validation = read_scalars(tmp_path / "output/tensorboard/validation")
+    assert np.isnan(validation.pop(("epoch_loss", 2)))
+    assert validation == {("epoch_loss", 1): 1.25, ("epoch_accuracy", 1): 0.5, ("epoch_accuracy", 2): 1.0}
 
 
-def test_a_resumed_job_goes_on_beside_what_was_there(tmp_path):
+def test_a_resumed_job_adds_to_existing_scalars(tmp_path):
     for epoch, metrics in enumerate(EPOCHS, 1):
         board = Scalars(tmp_path)
         board.observe(epoch, metrics, network=None)
@@ -62,13 +71,13 @@ def test_a_resumed_job_goes_on_beside_what_was_there(tmp_path):
     assert {step for _, step in read_scalars(tmp_path / "training")} == {1, 2}
 
 
-def test_nothing_is_made_before_the_first_epoch(tmp_path):
+def test_no_directory_is_created_before_the_first_epoch(tmp_path):
     board = Scalars(tmp_path / "tensorboard")
     board.close()
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_a_warning_and_said_once(tmp_path, caplog):
+def test_a_directory_that_cannot_be_written_is_logged_once(tmp_path, caplog):
     (tmp_path / "file").write_text("not a folder")
     board = Scalars(tmp_path / "file")
     for epoch, metrics in enumerate(EPOCHS, 1):

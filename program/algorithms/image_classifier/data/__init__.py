@@ -1,1 +1,1 @@
-"""Pictures in files: listed, decoded, put in order."""
+"""What every source of images shares: its protocol, the order of its rows, and the decoding of images."""

@@ -1,4 +1,4 @@
-"""In which order pictures come, and which of them a host takes: pure functions of indices."""
+"""The order of an epoch and each host's share of a batch, as pure functions of indices."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def shuffle(count: int, seed: int | None, epoch: int) -> Indices:
-    """Give 0 to `count` - 1 in the order of an epoch, each epoch another one; with no seed as they are."""
+    """Return the indices 0 to `count` - 1 in the order of an epoch; sorted if there is no seed."""
     if seed is None:
         return np.arange(count)
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
-def cut(count: int, place: int, places: int) -> slice:
-    """Give the part at `place` of `count` rows cut into `places`, which differ by one row at most."""
-    return slice(count * place // places, count * (place + 1) // places)
+def cut(count: int, index: int, parts: int) -> slice:
+    """Return part `index` of `count` rows that are cut into `parts`, whose sizes differ by at most one."""
+    return slice(count * index // parts, count * (index + 1) // parts)
 
 
 def share(order: Indices, step: int, batch_size: int, rank: int, hosts: int) -> tuple[Indices, bool]:
-    """Give host `rank`'s part of one global batch of an order that all hosts know, and whether it counts.
+    """Return host `rank`'s part of a global batch, and whether it counts, for an order that all hosts know.
 
-    The parts of all hosts are the batch, and differ by one row at most. A host for which there is none gets
-    the batch's first row, which does not count.
+    The parts of all hosts together are the batch; their sizes differ by at most one. A host whose part is
+    empty gets the batch's first row, which does not count.
     """
     batch = order[step * batch_size : (step + 1) * batch_size]
     part = batch[cut(len(batch), rank, hosts)]
@@ -33,10 +33,10 @@ def share(order: Indices, step: int, batch_size: int, rank: int, hosts: int) -> 
 
 
 def spread(order: Indices, step: int, steps: int) -> tuple[Indices, bool]:
-    """Give one of `steps` parts of an order that only this host knows, and whether it counts.
+    """Return one of `steps` parts of an order that only this host knows, and whether it counts.
 
-    The parts differ by one row at most; where there are fewer rows than steps, one that does not count stands
-    in. `order` has at least one row.
+    The sizes of the parts differ by at most one. With fewer rows than steps, an empty part is replaced by one
+    row that does not count. `order` must have at least one row.
     """
     chosen = cut(len(order), step, steps)
     part = order[chosen]

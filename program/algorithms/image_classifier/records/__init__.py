@@ -1,1 +1,1 @@
-"""Pictures in streams of records."""
+"""Channels of records: RecordIO, TFRecord, and augmented manifests, from files or FIFOs."""

@@ -1,4 +1,4 @@
-"""The names of the labels that records bear as numbers or texts, and what numbers can be no classes."""
+"""The names of labels that records give as numbers or texts, and the limits of these numbers."""
 
 from __future__ import annotations
 
@@ -10,36 +10,39 @@ from tandem.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-#: Labels that a network may tell apart: as many as num_classes may say.
-MOST = 100_000
+#: The maximum number of labels, which is also the maximum of num_classes.
+MAX_LABELS = 100_000
 
-#: Labels that a message names; it counts all.
-NAMED = 10
+#: Labels that a message names; it counts all of them.
+MAX_NAMED = 10
 
 
 def name_labels(counts: Mapping[str, Counter[int]], texts: Mapping[int, Collection[str]]) -> tuple[str, ...]:
-    """Give the labels' names, by their numbers: their texts if each has one of its own, else the numbers.
+    """Return the labels' names by number: their texts if each label has one of its own, else the numbers.
 
-    `counts` are the records of each label, by channel; -1 is of those with a text only. `texts` are all texts
-    of each label of channel training. Numbers between others that no record bears are labels too, and the log
-    names them. Raises `UserError` where there are too few or too many, or another channel has further ones.
+    `counts` are the records of each label, by channel; -1 stands for records with a text only. `texts` are
+    all texts of each label of channel training. Unused numbers below the highest one are labels too, and the
+    log names them. Raises `UserError` if there are too few or too many labels, or another channel has more.
     """
     numbers = sorted(counts["training"])
     if -1 in numbers:
         if len(numbers) > 1:
-            raise UserError("some records have a number as label and some only a text; give all both.")
-        labels = only = tuple(sorted(texts[-1]))
-        if len(labels) > MOST:
             raise UserError(
-                f"channel training has {len(labels)} texts as labels, expected {MOST} at most; give the "
-                "records of a class one text."
+                "some records have a number as label and some only a text; add both to each record."
+            )
+        labels = present = tuple(sorted(texts[-1]))
+        if len(labels) > MAX_LABELS:
+            raise UserError(
+                f"channel training has {len(labels)} texts as labels, expected {MAX_LABELS} at most; give "
+                "all records of a class the same text."
             )
     else:
         labels = _name_numbers(numbers, texts)
-        only = tuple(labels[number] for number in numbers)
-    if len(only) < 2:
+        present = tuple(labels[number] for number in numbers)
+    if len(present) < 2:
         raise UserError(
-            f"channel training has pictures of the label {', '.join(only)} only; expected two labels or more."
+            f"channel training has only images of the label {', '.join(present)}; expected two or more "
+            "labels."
         )
     for name, other in counts.items():
         highest = max(other, default=0)
@@ -50,25 +53,25 @@ def name_labels(counts: Mapping[str, Counter[int]], texts: Mapping[int, Collecti
             )
     missing = set(range(len(labels))).difference(numbers) if numbers != [-1] else set()
     if missing:
-        first = ", ".join(map(str, sorted(missing)[:NAMED]))
+        first = ", ".join(map(str, sorted(missing)[:MAX_NAMED]))
         logger.warning(
-            "channel training has no picture of %s of its %s labels: %s%s; number the classes from 0 without "
-            "gaps unless these are meant to be there.",
-            *(len(missing), len(labels), first, ", …" if len(missing) > NAMED else ""),
+            "channel training has no image of %s of its %s labels: %s%s; number the classes from 0 without "
+            "gaps unless these labels are intended.",
+            *(len(missing), len(labels), first, ", …" if len(missing) > MAX_NAMED else ""),
         )
     return labels
 
 
 def _name_numbers(numbers: list[int], texts: Mapping[int, Collection[str]]) -> tuple[str, ...]:
-    """Name the labels from 0 to the highest of these, which are sorted."""
+    """Return the names of the labels from 0 to the highest of the sorted numbers."""
     highest = numbers[-1] if numbers else 0
-    if highest >= MOST:
+    if highest >= MAX_LABELS:
         raise UserError(
-            f"channel training has the label {highest}, expected numbers from 0 to {MOST - 1} at most; if "
-            "the labels are ids or times, pack the records anew with the classes numbered from 0."
+            f"channel training has the label {highest}, expected numbers from 0 to {MAX_LABELS - 1} at most; "
+            "if the labels are ids or timestamps, pack the records again with the classes numbered from 0."
         )
     labels = tuple(map(str, range(highest + 1)))
-    own = [texts.get(number, ()) for number in range(len(labels))]
-    if all(len(some) == 1 for some in own) and len({min(some) for some in own}) == len(own):
-        return tuple(min(some) for some in own)
+    names = [texts.get(number, ()) for number in range(len(labels))]
+    if all(len(own) == 1 for own in names) and len({min(own) for own in names}) == len(names):
+        return tuple(min(own) for own in names)
     return labels

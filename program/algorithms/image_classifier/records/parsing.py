@@ -1,4 +1,4 @@
-"""Pictures with their labels in streams of records: MXNet's, TensorFlow's, and augmented manifests'."""
+"""Parse images with labels from records of MXNet, of TensorFlow, and of augmented manifests."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tandem.errors import ImageError, UserError
 from tandem.images.headers import identify
 from tandem.records import recordio, tfrecord
 
-#: A channel's content type → how its records are framed. Others say nothing of records; the first bytes do.
+#: A channel's content type → its framing. With another content type the first bytes decide.
 CONTENT_TYPES = {
     "application/x-recordio": "RecordIO",
     "application/x-tfrecord": "TFRecord",
     "application/tfrecord": "TFRecord",
 }
 
-#: Features of a tf.train.Example, the first that is there; names as TensorFlow's own data sets have them.
-PICTURE_FEATURES = ("image/encoded", "image")
+#: Features of a tf.train.Example, of which the first present one is used; the names are TensorFlow Datasets'.
+IMAGE_FEATURES = ("image/encoded", "image")
 LABEL_FEATURES = ("image/class/label", "label")
 TEXT_FEATURES = ("image/class/text", "label", "image/class/label")
 
-#: Bytes of a RecordIO record in which its label stands; a picture alone says in as many what it is.
+#: The first bytes of a RecordIO record, which have its label; they also identify an image without a header.
 LABEL_BYTES = 64
 
 _IMAGE_RECORD = struct.Struct("<IfQQ")  # MXNet's IRHeader: flag, label, id, id2
@@ -32,20 +32,20 @@ _VALUE = struct.Struct("<f")
 
 
 class Record(NamedTuple):
-    """A picture as it lay on disk, and its label: a number from 0, or only its text and the number -1."""
+    """An encoded image and its label: a number from 0, or only a text and the number -1."""
 
-    picture: bytes
+    image: bytes
     label: int
     text: str = ""
 
 
-def read_pictures(
+def read_images(
     stream: io.BufferedReader, name: str, content_type: str = "", head: int | None = None
 ) -> Iterator[Record]:
-    """Yield the pictures of a stream of RecordIO or TFRecord; with `head` only so many bytes of RecordIO's.
+    """Yield the images of a stream of RecordIO or TFRecord; `head` limits the bytes of RecordIO's records.
 
-    Raises `UserError` naming the record where it has no picture or no label, and where the content type and
-    the first bytes disagree.
+    Raises `UserError` naming the record if it has no image or no label, or if the content type and the first
+    bytes disagree.
     """
     first = stream.peek(tfrecord.HEADER.size)[: tfrecord.HEADER.size]
     if not first:
@@ -59,36 +59,36 @@ def read_pictures(
     in_pairs = False
     for number, body in bodies:
         where = f"{name}: record {number}"
-        in_pairs = in_pairs or (number == 0 and _is_picture(body))
-        if in_pairs:  # an augmented manifest's: each attribute is a record
+        in_pairs = in_pairs or (number == 0 and _is_image(body))
+        if in_pairs:  # an augmented manifest: each attribute is a record
             _, label = next(bodies, (0, None))
             yield Record(body, _read_attribute(label, where))
         else:
             yield _unpack_image_record(body, where)
 
 
-def count_pictures(stream: io.BufferedReader, name: str, content_type: str = "") -> int:
-    """Count what `read_pictures` would yield, by headers alone; raises as it does, for what they show."""
+def count_images(stream: io.BufferedReader, name: str, content_type: str = "") -> int:
+    """Count what `read_images` would yield from headers alone; raises as it does for what headers show."""
     if tfrecord.is_header(stream.peek(tfrecord.HEADER.size)[: tfrecord.HEADER.size]):
         return sum(1 for _ in tfrecord.read_records(stream, name, head=0))
-    return sum(1 for _ in read_pictures(stream, name, content_type, head=LABEL_BYTES))
+    return sum(1 for _ in read_images(stream, name, content_type, head=LABEL_BYTES))
 
 
 def _find_framing(first: bytes, name: str, declared: str) -> str:
-    """Tell the framing from the first bytes, and refuse what is none or not the one declared."""
+    """Return the framing that the first bytes show; raise `UserError` if it is unknown or not as declared."""
     if first.startswith(recordio.MAGIC):
         found = "RecordIO"
     elif tfrecord.is_header(first):
         found = "TFRecord"
-    elif _is_picture(first):
+    elif _is_image(first):
         raise UserError(
-            f"{name} is a row of pictures with nothing between them, so they cannot be told apart; use an "
+            f"{name} is a series of images with nothing between them, so they cannot be separated; use an "
             "augmented manifest with RecordWrapperType RecordIO, pack them into RecordIO or TFRecord, or set "
             "TrainingInputMode to File or FastFile."
         )
     else:
         raise UserError(
-            f"{name} begins with {first!r}, which is neither RecordIO nor TFRecord; expected pictures and "
+            f"{name} begins with {first!r}, which is neither RecordIO nor TFRecord; expected images and "
             "labels packed by MXNet's im2rec, as tf.train.Example, or wrapped by an augmented manifest."
         )
     if declared and declared != found:
@@ -96,7 +96,7 @@ def _find_framing(first: bytes, name: str, declared: str) -> str:
     return found
 
 
-def _is_picture(body: bytes) -> bool:
+def _is_image(body: bytes) -> bool:
     try:
         identify(body)
     except ImageError:
@@ -105,14 +105,14 @@ def _is_picture(body: bytes) -> bool:
 
 
 def _unpack_image_record(body: bytes, where: str) -> Record:
-    """Take apart what MXNet's im2rec packs: a header with the label, then the picture."""
+    """Unpack a record of MXNet's im2rec: a header with the label, then the image."""
     if body.startswith(recordio.MAGIC) or tfrecord.is_header(body[: tfrecord.HEADER.size]):
         raise UserError(
-            f"{where} holds records itself: the channel's RecordWrapperType wrapped a file that is framed "
-            "already; set it to None."
+            f"{where} contains records itself: the channel's RecordWrapperType wrapped a file that already "
+            "has records; set it to None."
         )
     if len(body) < _IMAGE_RECORD.size:
-        raise UserError(f"{where} has {len(body)} bytes, too few for MXNet's header of an image record.")
+        raise UserError(f"{where} has {len(body)} bytes, too few for the header that MXNet's im2rec writes.")
     flag, label, _, _ = _IMAGE_RECORD.unpack_from(body)
     start = _IMAGE_RECORD.size
     if flag == 1 and len(body) >= start + _VALUE.size:
@@ -120,17 +120,17 @@ def _unpack_image_record(body: bytes, where: str) -> Record:
         start += _VALUE.size
     elif flag:
         raise UserError(
-            f"{where} says it has {flag} labels, expected one; if it is no record of MXNet's im2rec, pack "
-            "the pictures with that, as TFRecord, or wrap them by an augmented manifest."
+            f"{where} has {flag} labels according to its header, expected one; if MXNet's im2rec did not "
+            "write it, pack the images with im2rec, as TFRecord, or wrap them by an augmented manifest."
         )
     return Record(body[start:], _to_label(label, where))
 
 
 def _read_attribute(body: bytes | None, where: str) -> int:
-    """Read the label that follows a picture of an augmented manifest, JSON as the manifest has it."""
-    expected = "expected its label after it, as AttributeNames [picture, label] in this order gives"
+    """Read the label that follows an image of an augmented manifest; JSON, as in the manifest."""
+    expected = "expected its label after it, as AttributeNames [image, label] in this order gives"
     if body is None:
-        raise UserError(f"{where} is a picture, and nothing follows; {expected}.")
+        raise UserError(f"{where} is an image, and nothing follows; {expected}.")
     try:
         value = json.loads(body)
         if isinstance(value, str):
@@ -138,24 +138,24 @@ def _read_attribute(body: bytes | None, where: str) -> int:
     except (ValueError, RecursionError):
         value = None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{where} is a picture, and {body[:40]!r} follows; {expected}, a number from 0.")
+        raise UserError(f"{where} is an image, and {body[:40]!r} follows; {expected}, a number from 0.")
     return _to_label(value, where)
 
 
 def _unpack_example(body: bytes, where: str) -> Record:
-    """Take apart a tf.train.Example."""
+    """Unpack a tf.train.Example."""
     import tensorflow as tf
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         features = tf.train.Example.FromString(body).features.feature
     except DecodeError as error:
-        raise UserError(f"{where} is no tf.train.Example: {error}.") from error
-    picture = _find_value(features, PICTURE_FEATURES, "bytes_list")
-    if not isinstance(picture, bytes):
+        raise UserError(f"{where} is not a tf.train.Example: {error}.") from error
+    image = _find_value(features, IMAGE_FEATURES, "bytes_list")
+    if not isinstance(image, bytes):
         raise UserError(
-            f"{where} has no picture: expected its file's bytes in the feature "
-            f"{' or '.join(PICTURE_FEATURES)}, found {', '.join(sorted(features)[:10]) or 'no feature'}."
+            f"{where} has no image: expected its file's bytes in the feature "
+            f"{' or '.join(IMAGE_FEATURES)}, found {', '.join(sorted(features)[:10]) or 'no feature'}."
         )
     number = _find_value(features, LABEL_FEATURES, "int64_list")
     if number is None:
@@ -167,11 +167,11 @@ def _unpack_example(body: bytes, where: str) -> Record:
             f"text in {TEXT_FEATURES[0]}; found the features {', '.join(sorted(features)[:10])}."
         )
     label = -1 if number is None else _to_label(number, where)
-    return Record(picture, label, text.decode("utf-8", "replace"))
+    return Record(image, label, text.decode("utf-8", "replace"))
 
 
 def _find_value(features: Mapping[str, Any], names: tuple[str, ...], kind: str) -> Any:
-    """Give the only value of the first feature that has one of this kind; None without one."""
+    """Return the value of the first feature that has exactly one value of this kind, or None."""
     for name in names:
         if name in features and len(values := getattr(features[name], kind).value) == 1:
             return values[0]
@@ -179,6 +179,6 @@ def _find_value(features: Mapping[str, Any], names: tuple[str, ...], kind: str) 
 
 
 def _to_label(value: float, where: str) -> int:
-    if not 0 <= value < 1 << 63 or value != int(value):  # JSON has whole numbers of any length
-        raise UserError(f"{where} has the label {str(value)[:40]}; expected a whole number from 0.")
+    if not 0 <= value < 1 << 63 or value != int(value):  # JSON has integers of any length
+        raise UserError(f"{where} has the label {str(value)[:40]}; expected an integer from 0.")
     return int(value)

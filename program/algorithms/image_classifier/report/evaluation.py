@@ -1,4 +1,4 @@
-"""What a network said of a set of pictures, kept as counts: a million take no more room than a hundred."""
+"""The evaluation of a network on a set of images, kept as counts whose size does not depend on the set's."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ import numpy as np
 from backends.engines.tensorflow_engine import TensorFlowEngine
 from tandem.errors import TandemError
 
-#: Equal steps of probability in which it is counted how often the network is right.
+#: Intervals of probability in which the accuracy is measured.
 BINS = 15
 
-#: The worst mistakes, whose pixels are kept.
-WORST = 12
+#: The number of worst mistakes, whose pixels are kept.
+MAX_MISTAKES = 12
 
-#: No probability counts as less, as in Keras's loss.
-SMALLEST = 1e-7
+#: The lower limit of probabilities in the loss, as in Keras.
+MIN_PROBABILITY = 1e-7
 
-#: A label is found where it is among so many of the best.
-AMONG = 5
+#: The k of top-k accuracy.
+TOP = 5
 
 Rows = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class Mistake:
-    """A picture taken for something else: the indices of both labels, their probabilities, and its pixels."""
+    """A misclassified image: the indices of both labels, their probabilities, and the pixels."""
 
     row: int
     file: str
     truth: int
-    said: int
+    predicted: int
     probability: float
     truth_probability: float
     pixels: Rows
 
     @property
-    def badness(self) -> tuple[float, int]:
-        """What the worst have least of: how much likelier the right label was held than the wrong one."""
+    def rank(self) -> tuple[float, int]:
+        """The sort key, worst first: the probability of the true label minus that of the predicted one."""
         return self.truth_probability - self.probability, self.row
 
 
-class Split:
-    """The counts of one set of pictures, such as `validation`, filled batch by batch.
+class Evaluation:
+    """The counts of one set of images, such as `validation`, filled batch by batch.
 
-    `file_of` names the picture of a row, counted from 0 in the order in which rows are added.
+    `file_of` names the image of a row, counted from 0 in the order in which rows are added.
     """
 
     def __init__(self, name: str, classes: int, file_of: Callable[[int], str] = "row {}".format) -> None:
@@ -57,27 +57,27 @@ class Split:
         self.classes = classes
         self.file_of = file_of
         self.loss = 0.0
-        self.top = 0
-        self.seen = 0  # rows added, those of weight 0 too
-        self.support = np.zeros(classes, np.int64)  # of each label: pictures of it,
-        self.said = np.zeros(classes, np.int64)  # pictures said to be it,
-        self.right = np.zeros(classes, np.int64)  # and rightly so
-        self.confused: Counter[tuple[int, int]] = Counter()  # (truth, said), mistakes only
+        self.top = 0  # images whose true label is among the TOP best
+        self.seen = 0  # rows added, including those of weight 0
+        self.support = np.zeros(classes, np.int64)  # by label: images of it
+        self.predicted = np.zeros(classes, np.int64)  # by label: images predicted to be of it
+        self.correct = np.zeros(classes, np.int64)  # by label: correct predictions of it
+        self.confused: Counter[tuple[int, int]] = Counter()  # (truth, predicted), mistakes only
         self.bin_rows = np.zeros(BINS, np.int64)
-        self.bin_right = np.zeros(BINS, np.int64)
+        self.bin_correct = np.zeros(BINS, np.int64)
         self.bin_probability = np.zeros(BINS)
         self.worst: list[Mistake] = []
 
     @property
     def rows(self) -> int:
-        """Pictures counted."""
+        """The number of images counted."""
         return int(self.support.sum())
 
     def add(self, pixels: Rows, truth: Rows, probabilities: Rows, weights: Rows | None = None) -> None:
-        """Count a batch: pixels (n, h, w, c) of 0…255, truth (n,), probabilities (n, classes).
+        """Count a batch: pixels (n, h, w, c) of 0 to 255, truth (n,), probabilities (n, classes).
 
-        Rows of weight 0 are left out, all others count once. Raises `TandemError` for probabilities that are
-        no numbers.
+        Rows of weight 0 are ignored, all others count once. Raises `TandemError` for probabilities that are
+        not finite.
         """
         rows = np.arange(self.seen, self.seen + len(truth))
         self.seen += len(truth)
@@ -88,53 +88,53 @@ class Split:
         probabilities = np.asarray(probabilities)[kept].astype(np.float64)
         if not np.isfinite(probabilities).all():
             raise TandemError(
-                f"the network's probabilities for {self.name} are not all numbers; lower the learning rate."
+                f"the network's probabilities for {self.name} are not all finite; lower the learning rate."
             )
-        said = probabilities.argmax(axis=1)
+        predicted = probabilities.argmax(axis=1)
         every = np.arange(len(truth))
-        best, of_truth = probabilities[every, said], probabilities[every, truth]
-        right = said == truth
+        best, of_truth = probabilities[every, predicted], probabilities[every, truth]
+        correct = predicted == truth
         self.support += np.bincount(truth, minlength=self.classes)
-        self.said += np.bincount(said, minlength=self.classes)
-        self.right += np.bincount(truth[right], minlength=self.classes)
-        self.loss -= float(np.log(np.clip(of_truth, SMALLEST, 1)).sum())
-        self.top += int((self._rank(probabilities, truth, of_truth) < AMONG).sum())
-        self.confused.update(zip(truth[~right].tolist(), said[~right].tolist(), strict=True))
-        self._count_bins(best, right)
-        wrong = np.flatnonzero(~right)
+        self.predicted += np.bincount(predicted, minlength=self.classes)
+        self.correct += np.bincount(truth[correct], minlength=self.classes)
+        self.loss -= float(np.log(np.clip(of_truth, MIN_PROBABILITY, 1)).sum())
+        self.top += int((self._rank(probabilities, truth, of_truth) < TOP).sum())
+        self.confused.update(zip(truth[~correct].tolist(), predicted[~correct].tolist(), strict=True))
+        self._count_bins(best, correct)
+        wrong = np.flatnonzero(~correct)
         self._keep_worst(
-            wrong[np.argsort(of_truth[wrong] - best[wrong], kind="stable")[:WORST]],
-            (rows[kept], truth, said, best, of_truth, np.flatnonzero(kept)),
+            wrong[np.argsort(of_truth[wrong] - best[wrong], kind="stable")[:MAX_MISTAKES]],
+            (rows[kept], truth, predicted, best, of_truth, np.flatnonzero(kept)),
             pixels,
         )
 
     @staticmethod
     def _rank(probabilities: Rows, truth: Rows, of_truth: Rows) -> Rows:
-        """Count the labels ahead of the right one; of equal ones the first in the list is ahead."""
+        """Count the labels ahead of the true one; of equal ones the first in the list is ahead."""
         before = np.arange(probabilities.shape[1]) < truth[:, None]
         ahead = (probabilities > of_truth[:, None]) | ((probabilities == of_truth[:, None]) & before)
         return np.asarray(ahead.sum(axis=1))
 
-    def _count_bins(self, best: Rows, right: Rows) -> None:
-        place = np.minimum((best * BINS).astype(np.int64), BINS - 1)
-        self.bin_rows += np.bincount(place, minlength=BINS)
-        self.bin_right += np.bincount(place[right], minlength=BINS)
-        self.bin_probability += np.bincount(place, best, minlength=BINS)
+    def _count_bins(self, best: Rows, correct: Rows) -> None:
+        bins = np.minimum((best * BINS).astype(np.int64), BINS - 1)
+        self.bin_rows += np.bincount(bins, minlength=BINS)
+        self.bin_correct += np.bincount(bins[correct], minlength=BINS)
+        self.bin_probability += np.bincount(bins, best, minlength=BINS)
 
-    def _keep_worst(self, places: Rows, columns: tuple[Rows, ...], pixels: Rows) -> None:
-        for place in places:
-            row, truth, said, best, of_truth, position = (column[place].item() for column in columns)
-            if len(self.worst) == WORST and (of_truth - best, row) >= self.worst[-1].badness:
+    def _keep_worst(self, indices: Rows, columns: tuple[Rows, ...], pixels: Rows) -> None:
+        for index in indices:
+            row, truth, predicted, best, of_truth, position = (column[index].item() for column in columns)
+            if len(self.worst) == MAX_MISTAKES and (of_truth - best, row) >= self.worst[-1].rank:
                 return
-            picture = np.array(pixels[position])  # a copy: a view would keep its whole batch
-            found = Mistake(row, self.file_of(row), truth, said, best, of_truth, picture)
-            self.worst = sorted([*self.worst, found], key=lambda mistake: mistake.badness)[:WORST]
+            image = np.array(pixels[position])  # a copy, as a view would keep its whole batch in memory
+            found = Mistake(row, self.file_of(row), truth, predicted, best, of_truth, image)
+            self.worst = sorted([*self.worst, found], key=lambda mistake: mistake.rank)[:MAX_MISTAKES]
 
 
-def measure(network: Any, batches: Any, split: Split, stop: threading.Event) -> bool:
-    """Fill `split` with what `network` says of a `tf.data.Dataset` of (pixels, labels, weights).
+def measure(network: Any, batches: Any, evaluation: Evaluation, stop: threading.Event) -> bool:
+    """Evaluate `network` on a `tf.data.Dataset` of (pixels, labels, weights).
 
-    False if `stop` was set before the end: what was counted then is not the whole set.
+    Returns False if `stop` was set before the end, so that the counts are not those of the whole set.
     """
     spec = batches.element_spec[0]
     engine = TensorFlowEngine(network, spec.shape[1:], spec.dtype.name)
@@ -142,5 +142,5 @@ def measure(network: Any, batches: Any, split: Split, stop: threading.Event) -> 
         if stop.is_set():
             return False
         rows = pixels.numpy()
-        split.add(rows, truth.numpy(), engine.predict(rows), weights.numpy())
-    return not stop.is_set()  # a source that waits for its data ends then
+        evaluation.add(rows, truth.numpy(), engine.predict(rows), weights.numpy())
+    return not stop.is_set()  # a stop ends a source that waits for its data

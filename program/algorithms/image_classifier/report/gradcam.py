@@ -1,4 +1,4 @@
-"""Grad-CAM: where in a picture a network found the label that it said."""
+"""Grad-CAM: the parts of an image that a network's prediction is based on."""
 
 from __future__ import annotations
 
@@ -9,45 +9,47 @@ import numpy as np
 
 from tandem.errors import TandemError
 
-#: Pictures at once: their gradients take some hundred MB with the largest network.
-TOGETHER = 4
+#: Images per batch, as the gradients take some hundred MB with the largest network.
+BATCH_SIZE = 4
 
 Rows = np.ndarray[Any, np.dtype[Any]]
 
 
-def locate(network: Any, pixels: Rows, said: Rows) -> Rows:
-    """Give float32 (n, rows, columns) from 0 to 1: what in pixels (n, h, w, c) speaks for the labels `said`.
+def locate(network: Any, pixels: Rows, labels: Rows) -> Rows:
+    """Return float32 (n, rows, columns) of 0 to 1: what in pixels (n, h, w, c) contributes to labels (n,).
 
-    The map is as coarse as the network's last one before it pools, and 0 where nothing speaks for the label.
-    Raises `TandemError` for a network without such a map.
+    The maps have the resolution of the network's last feature map before pooling, and are 0 where nothing
+    contributes to the label. Raises `TandemError` for a network without a feature map.
     """
     import keras
     import tensorflow as tf
 
-    maps = [tensor for layer in network.layers if len(getattr(tensor := _input(layer), "shape", ())) == 4]
+    maps = [
+        tensor for layer in network.layers if len(getattr(tensor := _find_input(layer), "shape", ())) == 4
+    ]
     if not maps:
-        raise TandemError(f"{network.name} has no layer that takes a map of features.")
+        raise TandemError(f"{network.name} has no layer that takes a feature map.")
     before, score = _find_logits(network)
     parts = keras.Model(network.inputs, [maps[-1], before])
-    heats = []
-    for first in range(0, len(pixels), TOGETHER):
-        some = tf.constant(pixels[first : first + TOGETHER], tf.float32)
+    heatmaps = []
+    for start in range(0, len(pixels), BATCH_SIZE):
+        batch = tf.constant(pixels[start : start + BATCH_SIZE], tf.float32)
         with tf.GradientTape() as tape:
-            tape.watch(some)  # puts all that follows on the tape, trainable or not
-            features, last = parts(some, training=False)
+            tape.watch(batch)  # records everything that follows, trainable or not
+            features, last = parts(batch, training=False)
             values = score(last)
-            wanted = tf.constant(said[first : first + TOGETHER], tf.int64)
+            wanted = tf.constant(labels[start : start + BATCH_SIZE], tf.int64)
             chosen = tf.gather(values, wanted, axis=1, batch_dims=1)
         gradients = tf.cast(tape.gradient(chosen, features), tf.float32)
         weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
         heat = tf.nn.relu(tf.reduce_sum(tf.cast(features, tf.float32) * weights, axis=-1))
         brightest = tf.reduce_max(heat, axis=(1, 2), keepdims=True)
-        heats.append(tf.math.divide_no_nan(heat, brightest).numpy())
-    return np.concatenate(heats)
+        heatmaps.append(tf.math.divide_no_nan(heat, brightest).numpy())
+    return np.concatenate(heatmaps)
 
 
-def _input(layer: Any) -> Any:
-    """Give the tensor that goes into a layer; None for layers with none or several."""
+def _find_input(layer: Any) -> Any:
+    """Return the input tensor of a layer; None for layers with no or several inputs."""
     try:
         return layer.input
     except (AttributeError, ValueError):
@@ -55,10 +57,10 @@ def _input(layer: Any) -> Any:
 
 
 def _find_logits(network: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """Give a tensor of `network`, and what makes the labels' scores of it.
+    """Return a tensor of `network` and a function that computes the labels' scores from it.
 
-    The scores are those before the softmax: where that says exactly 1 its gradient is 0, and the surest
-    mistakes are the ones to look at.
+    These are the scores before the softmax, as a softmax of exactly 1 has a gradient of 0, and the mistakes
+    with the highest probabilities are the most interesting ones.
     """
     import tensorflow as tf
 

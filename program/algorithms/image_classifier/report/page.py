@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing beside it: its pictures are inside, and no script."""
+"""The report as one self-contained HTML page with embedded images and without scripts."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.image_classifier.report import charts
-from algorithms.image_classifier.report.evaluation import AMONG, Split
-from algorithms.image_classifier.report.texts import Texts
+from algorithms.image_classifier.report.evaluation import TOP, Evaluation
+from algorithms.image_classifier.report.fonts import ChartLabels
 from algorithms.image_classifier.report.verdicts import count, judge, percent
 
-#: Labels in the table, the weakest; metrics.json has all.
-TABLE = 50
+#: The number of labels in the table, those with the lowest F1; metrics.json has all.
+MAX_TABLE_LABELS = 50
 
 
 def render_report(
     folder: Path,
-    splits: Sequence[Split],
+    evaluations: Sequence[Evaluation],
     content: Mapping[str, Any],
-    texts: Texts,
+    chart_labels: ChartLabels,
 ) -> str:
-    """Give the page of what metrics.json holds, `content`, with those of the charts that lie in `folder`."""
+    """Return the page for `content`, which is that of metrics.json, and for the charts in `folder`."""
     from jinja2 import Environment, StrictUndefined
 
     labels, history = content["labels"], content["history"]
@@ -36,50 +36,48 @@ def render_report(
         labels=labels,
         numbered=[
             (name, label)
-            for index, (name, label) in enumerate(zip(texts.names, labels, strict=True))
+            for index, (name, label) in enumerate(zip(chart_labels.names, labels, strict=True))
             if name == f"#{index}"
         ],
         history=history,
         curves=_embed(folder / "learning_curves.png"),
-        sections=[_describe(folder, split, content, first=place == 0) for place, split in enumerate(splits)],
-        matrix=len(labels) <= charts.MATRIX_LABELS,
-        among=AMONG,
+        sections=[_describe(folder, one, content, first=one is evaluations[0]) for one in evaluations],
+        matrix=len(labels) <= charts.MAX_MATRIX_LABELS,
+        top=TOP,
     )
 
 
 def _describe(
-    folder: Path,
-    split: Split,
-    content: Mapping[str, Any],
-    *,
-    first: bool,
+    folder: Path, evaluation: Evaluation, content: Mapping[str, Any], *, first: bool
 ) -> dict[str, Any]:
-    labels, scores = content["labels"], content["splits"][split.name]
+    labels, scores = content["labels"], content["splits"][evaluation.name]
     verdicts = judge(scores, content["history"], labels)
-    before = "" if first else f"{split.name}_"
+    prefix = "" if first else f"{evaluation.name}_"
     present = [entry for entry in scores["classes"] if entry["support"]]
     return {
-        "name": split.name,
+        "name": evaluation.name,
         "scores": scores,
-        "verdicts": verdicts if first else verdicts[:-1],  # how the fit went is said once
-        "confusion": _embed(folder / f"{before}confusion_matrix.png"),
-        "calibration": _embed(folder / f"{before}calibration.png"),
-        "sheet": _embed(folder / f"{before}mistakes.png"),
-        "mistakes": [(mistake, labels[mistake.truth], labels[mistake.said]) for mistake in split.worst],
-        "classes": sorted(present, key=lambda entry: entry["f1"])[:TABLE],
-        "more": max(len(present) - TABLE, 0),
+        "verdicts": verdicts if first else verdicts[:-1],  # convergence is the same for all
+        "confusion": _embed(folder / f"{prefix}confusion_matrix.png"),
+        "calibration": _embed(folder / f"{prefix}calibration.png"),
+        "sheet": _embed(folder / f"{prefix}mistakes.png"),
+        "mistakes": [
+            (mistake, labels[mistake.truth], labels[mistake.predicted]) for mistake in evaluation.worst
+        ],
+        "classes": sorted(present, key=lambda entry: entry["f1"])[:MAX_TABLE_LABELS],
+        "more": max(len(present) - MAX_TABLE_LABELS, 0),
         "missing": [entry["label"] for entry in scores["classes"] if not entry["support"]],
     }
 
 
 def _embed(path: Path) -> dict[str, Any] | None:
-    """Give a PNG's content as a `data:` address, with its size; None where there is no such file."""
+    """Return a PNG as a `data:` URL with its size; None if the file does not exist."""
     if not path.exists():
         return None
     content = path.read_bytes()
-    width, height = (int.from_bytes(content[place : place + 4], "big") for place in (16, 20))
-    address = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    return {"address": address, "width": width, "height": height}
+    width, height = (int.from_bytes(content[offset : offset + 4], "big") for offset in (16, 20))
+    url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return {"url": url, "width": width, "height": height}
 
 
 def _percent(share: float | None) -> str:

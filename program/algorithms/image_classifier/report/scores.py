@@ -1,4 +1,4 @@
-"""The numbers that the counts of a split come to, as plain JSON values."""
+"""The scores that follow from the counts of an evaluation, as plain JSON values."""
 
 from __future__ import annotations
 
@@ -7,76 +7,77 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.image_classifier.report.evaluation import AMONG, BINS, Split
+from algorithms.image_classifier.report.evaluation import BINS, TOP, Evaluation
 
-#: Labels up to which metrics.json has the whole confusion matrix, a million numbers.
-MATRIX_LABELS = 1000
+#: The maximum number of labels for the confusion matrix in metrics.json, which is then a million numbers.
+MAX_MATRIX_LABELS = 1000
 
-#: Confused pairs that are listed one by one.
-PAIRS = 100
+#: The number of confused pairs that are listed.
+MAX_PAIRS = 100
 
-#: Standard deviations on either side that hold 95 of 100 results.
-SURE = 1.96
+#: The z-score of a 95 % confidence interval.
+Z_SCORE = 1.96
 
 
-def score(split: Split, labels: tuple[str, ...]) -> dict[str, Any]:
-    """Give every number of a split with at least one row; None stands where there is nothing to divide by.
+def score(evaluation: Evaluation, labels: tuple[str, ...]) -> dict[str, Any]:
+    """Return all scores of an evaluation with at least one row; a score that would divide by 0 is None.
 
-    Precision is of the pictures said to be a label, recall of those that are. The macro mean is over the
-    labels that have pictures, the weighted mean counts each label as often as it has pictures.
+    The macro mean is over the labels that have images; the weighted mean weights each label by its images.
     """
-    rows, right = split.rows, int(split.right.sum())
-    classes = [_score_class(split, index, label) for index, label in enumerate(labels)]
+    rows, correct = evaluation.rows, int(evaluation.correct.sum())
+    classes = [_score_class(evaluation, index, label) for index, label in enumerate(labels)]
     present = [entry for entry in classes if entry["support"]]
-    confidence = float(split.bin_probability.sum()) / rows
+    distance = np.abs(evaluation.bin_probability - evaluation.bin_correct).sum()
     scores: dict[str, Any] = {
         "rows": rows,
-        "right": right,
-        "accuracy": right / rows,
-        "accuracy_interval": _interval(right, rows),
-        "loss": split.loss / rows,
-        "mean_probability": confidence,
-        "expected_calibration_error": float(np.abs(split.bin_probability - split.bin_right).sum()) / rows,
+        "right": correct,
+        "accuracy": correct / rows,
+        "accuracy_interval": _interval(correct, rows),
+        "loss": evaluation.loss / rows,
+        "mean_probability": float(evaluation.bin_probability.sum()) / rows,
+        "expected_calibration_error": float(distance) / rows,
         "macro": {name: _mean(present, name, weighted=False) for name in MEASURES},
         "weighted": {name: _mean(present, name, weighted=True) for name in MEASURES},
         "classes": classes,
-        "calibration": _calibration(split),
+        "calibration": _calibration(evaluation),
         "confused": [
-            {"truth": labels[truth], "said": labels[said], "rows": count}
-            for (truth, said), count in rank_confused(split)[:PAIRS]
+            {"truth": labels[truth], "said": labels[predicted], "rows": count}
+            for (truth, predicted), count in rank_confused(evaluation)[:MAX_PAIRS]
         ],
-        "confusion_matrix": fill_matrix(split).tolist() if len(labels) <= MATRIX_LABELS else None,
+        "confusion_matrix": fill_matrix(evaluation).tolist() if len(labels) <= MAX_MATRIX_LABELS else None,
     }
-    if len(labels) > AMONG:
-        scores["top_5_accuracy"] = split.top / rows
+    if len(labels) > TOP:
+        scores["top_5_accuracy"] = evaluation.top / rows
     return scores
 
 
 MEASURES = ("precision", "recall", "f1")
 
 
-def rank_confused(split: Split) -> list[tuple[tuple[int, int], int]]:
-    """Give ((truth, said), rows), the most frequent first; equal ones in the order of the labels."""
-    return sorted(split.confused.items(), key=lambda pair: (-pair[1], pair[0]))
+def rank_confused(evaluation: Evaluation) -> list[tuple[tuple[int, int], int]]:
+    """Return ((truth, predicted), rows), the most frequent first; equal ones in the order of the labels."""
+    return sorted(evaluation.confused.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def fill_matrix(split: Split) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Give the confusion matrix (truth, said)."""
-    matrix = np.diag(split.right)
-    for (truth, said), count in split.confused.items():
-        matrix[truth, said] = count
+def fill_matrix(evaluation: Evaluation) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the confusion matrix (truth, predicted)."""
+    matrix = np.diag(evaluation.correct)
+    for (truth, predicted), count in evaluation.confused.items():
+        matrix[truth, predicted] = count
     return matrix
 
 
-def _score_class(split: Split, index: int, label: str) -> dict[str, Any]:
-    support, said, right = (int(counts[index]) for counts in (split.support, split.said, split.right))
-    # A label that has pictures and is never said has found none of them: 0, not unknown.
+def _score_class(evaluation: Evaluation, index: int, label: str) -> dict[str, Any]:
+    support, predicted, correct = (
+        int(counts[index]) for counts in (evaluation.support, evaluation.predicted, evaluation.correct)
+    )
+    # The precision of a label that has images but is never predicted is 0, not undefined.
     return {
         "label": label,
         "support": support,
-        "precision": right / said if said else (0.0 if support else None),
-        "recall": right / support if support else None,
-        "f1": 2 * right / (support + said) if support else None,
+        "precision": correct / predicted if predicted else (0.0 if support else None),
+        "recall": correct / support if support else None,
+        "f1": 2 * correct / (support + predicted) if support else None,
     }
 
 
@@ -85,22 +86,22 @@ def _mean(classes: list[dict[str, Any]], name: str, *, weighted: bool) -> float:
     return float(np.average([entry[name] for entry in classes], weights=weights))
 
 
-def _interval(right: int, rows: int) -> list[float]:
-    """Give Wilson's interval: where the true accuracy is, 95 times of 100, given so few pictures."""
-    share, extra = right / rows, SURE**2 / rows
+def _interval(correct: int, rows: int) -> list[float]:
+    """Return Wilson's 95 % confidence interval of the accuracy."""
+    share, extra = correct / rows, Z_SCORE**2 / rows
     middle = (share + extra / 2) / (1 + extra)
-    half = SURE * math.sqrt(share * (1 - share) / rows + extra / (4 * rows)) / (1 + extra)
+    half = Z_SCORE * math.sqrt(share * (1 - share) / rows + extra / (4 * rows)) / (1 + extra)
     return [max(middle - half, 0.0), min(middle + half, 1.0)]
 
 
-def _calibration(split: Split) -> list[dict[str, Any]]:
+def _calibration(evaluation: Evaluation) -> list[dict[str, Any]]:
     return [
         {
-            "from": place / BINS,
-            "to": (place + 1) / BINS,
+            "from": index / BINS,
+            "to": (index + 1) / BINS,
             "rows": int(rows),
-            "probability": float(split.bin_probability[place]) / int(rows) if rows else None,
-            "accuracy": int(split.bin_right[place]) / int(rows) if rows else None,
+            "probability": float(evaluation.bin_probability[index]) / int(rows) if rows else None,
+            "accuracy": int(evaluation.bin_correct[index]) / int(rows) if rows else None,
         }
-        for place, rows in enumerate(split.bin_rows)
+        for index, rows in enumerate(evaluation.bin_rows)
     ]

@@ -1,1 +1,1 @@
-"""Training the image classifier."""
+"""Training of the image classifier."""

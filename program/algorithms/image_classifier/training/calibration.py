@@ -1,4 +1,4 @@
-"""The int8 form of a trained network, calibrated on a job's pictures and judged by those for validation."""
+"""The int8 form of a trained network, calibrated on training images and checked on validation images."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from algorithms.image_classifier.data.dataset import Pixels
-from algorithms.image_classifier.data.sources import Source, Sources
+from algorithms.image_classifier.data.images import Pixels
+from algorithms.image_classifier.data.source import Source, Sources
 from backends.engines import quantization
 
 logger = logging.getLogger(__name__)
 
 
 def add_int8(model_dir: Path, sources: Sources, stop: threading.Event) -> None:
-    """Add an int8 form to the bundle in `model_dir`; a stopped job leaves without it, to be quick."""
+    """Add an int8 form to the bundle in `model_dir`; a stopped job skips it to end quickly."""
     if stop.is_set():
-        logger.warning("Stopped: there is no int8 form.")
+        logger.warning("The job was stopped, so the bundle has no int8 form.")
         return
     rows = collect_rows(sources.training, quantization.CALIBRATION_ROWS)
     quantization.add_int8(model_dir, rows, read_batches(sources.validation, stop))
 
 
 def collect_rows(source: Source, count: int) -> Pixels:
-    """Give the first `count` readable rows of a pass, or all if there are fewer."""
+    """Return the first `count` readable rows of a pass, or all of them if there are fewer."""
     chosen: list[Pixels] = []
     for pixels, _, weights in source.batches(1):
         chosen.append(pixels.numpy()[weights.numpy() > 0])
@@ -37,7 +37,7 @@ def collect_rows(source: Source, count: int) -> Pixels:
 
 
 def read_batches(source: Source, stop: threading.Event) -> Iterator[tuple[Pixels, Any]]:
-    """Give the readable rows of a pass with their labels, by batches; it ends once `stop` is set."""
+    """Yield the readable rows of a pass with their labels in batches, until `stop` is set."""
     for pixels, labels, weights in source.batches(1):
         if stop.is_set():
             return

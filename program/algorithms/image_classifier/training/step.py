@@ -1,4 +1,4 @@
-"""One step of training and of measuring: graphs over a network, its optimizer and the team's replicas."""
+"""The training and evaluation steps, as graphs over a network, its optimizer and all replicas."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ Arrays = dict[str, list[np.ndarray[Any, np.dtype[Any]]]]
 
 @dataclass(frozen=True)
 class Optimization:
-    """How weights change. The first `frozen_steps` fit the last layer only, the others all of the network.
+    """How weights are optimized: the first `frozen_steps` fit only the last layer, the others all layers.
 
-    Each of the two phases has a rate that falls along a cosine to zero: the last epochs settle, whatever the
-    first ones were. `label_weights` (labels,) weigh a picture's loss by its label. With `scaled_loss`
-    gradients below float16's smallest number are not lost.
+    The learning rate of each of the two phases falls to zero along a cosine. `label_weights` (labels,) weight
+    an image's loss by its label. `scaled_loss` prevents float16 gradients from underflowing.
     """
 
     label_weights: Sequence[float]
@@ -35,10 +34,10 @@ class Optimization:
 
 
 class Trainer:
-    """A network that learns batch by batch; made inside the team's scope.
+    """Trains a network batch by batch; must be created inside the scope of the team's strategy.
 
-    A batch is (pixels (n, h, w, c), labels int64 (n,), weights float32 (n,)), this host's share of it. What a
-    step gives is float32 (loss sum, correct, weight), summed over all replicas of all hosts.
+    A batch is this host's share: (pixels (n, h, w, c), labels int64 (n,), weights float32 (n,)). A step
+    returns float32 (loss sum, correct, weight), summed over all replicas of all hosts.
     """
 
     def __init__(
@@ -54,9 +53,9 @@ class Trainer:
         self.network = network
         self._augmentation = augmentation
         self._signature = _batch_signature(spec)
-        #: XLA has no kernels for what augmentation does, and is for one replica alone.
+        # XLA has no kernels for the augmentation, which runs before the step, and supports only one replica.
         self._xla = optimization.xla and team.replicas == 1
-        self._vary: Any = None
+        self._augment_before: Any = None
         self._optimization = optimization
         self._team = team
         self._optimizer = keras.optimizers.Adam(_schedule(optimization))
@@ -66,21 +65,21 @@ class Trainer:
         self._steps: dict[str, Any] = {}
 
     def train(self, step: int, batch: Sequence[Any]) -> Any:
-        """Take the training's step number `step`, counted from 0 over all epochs."""
+        """Run training step number `step`, counted from 0 over all epochs."""
         kind = "frozen" if step < self._optimization.frozen_steps else "whole"
-        take = self._find(kind)
-        return take(self._vary(batch[0]), *batch[1:]) if self._xla else take(*batch)
+        run = self._find(kind)
+        return run(self._augment_before(batch[0]), *batch[1:]) if self._xla else run(*batch)
 
     def measure(self, batch: Sequence[Any]) -> Any:
-        """Only look."""
+        """Run an evaluation step, which changes nothing."""
         return self._find("measure")(*batch)
 
     def read(self) -> Arrays:
-        """Give everything that a step changes: weights, averages, the optimizer's moments, random states."""
+        """Return everything that a step changes: weights, averages, optimizer moments, random states."""
         return {name: [np.asarray(v.numpy()) for v in vs] for name, vs in self._variables().items()}
 
     def restore(self, arrays: Mapping[str, Sequence[np.ndarray[Any, np.dtype[Any]]]]) -> None:
-        """Take back what `read` gave."""
+        """Restore the arrays that `read` returned."""
         for name, variables in self._variables().items():
             for variable, array in zip(variables, arrays[name], strict=True):
                 variable.assign(array)
@@ -95,29 +94,29 @@ class Trainer:
         }
 
     def _find(self, kind: str) -> Any:
-        """Give the graph of a kind of step, traced when first asked for."""
+        """Return the graph of a kind of step; it is traced on first use."""
         if kind not in self._steps:
             backbone = networks.find_backbone(self.network)
             backbone.trainable = kind != "frozen"  # a frozen BatchNormalization also keeps its averages
             step = self._measure_step() if kind == "measure" else self._train_step()
-            traced = self._team.trace(step, self._signature_of(kind), xla=self._xla)
-            traced.get_concrete_function()  # now, while the backbone is frozen or not
+            traced = self._team.trace(step, self._make_signature(kind), xla=self._xla)
+            traced.get_concrete_function()  # trace now, while `trainable` is set
             self._steps[kind] = traced
             backbone.trainable = True
         return self._steps[kind]
 
-    def _signature_of(self, kind: str) -> list[Any]:
-        """Give what a kind of step takes; beside XLA, pictures are varied before it."""
+    def _make_signature(self, kind: str) -> list[Any]:
+        """Return the input signature of a kind of step; with XLA, the augmentation runs before it."""
         import tensorflow as tf
 
         pixels, *rest = self._signature
         if not self._xla or kind == "measure":
             return [pixels, *rest]
-        self._vary = tf.function(self._augment, input_signature=[pixels], autograph=False)
+        self._augment_before = tf.function(self._augment, input_signature=[pixels], autograph=False)
         return [tf.TensorSpec(pixels.shape, tf.float32), *rest]
 
     def _augment(self, pixels: Any) -> Any:
-        """Vary a batch of pictures; (n, h, w, c) float32 of 0…255."""
+        """Return an augmented batch of images, float32 (n, h, w, c) of 0 to 255."""
         import tensorflow as tf
 
         images = tf.cast(pixels, tf.float32)
@@ -132,20 +131,20 @@ class Trainer:
         network, optimizer, team = self.network, self._optimizer, self._team
         variables = list(network.trainable_variables)
         label_weights = tf.constant(self._optimization.label_weights, tf.float32)
-        scale = getattr(optimizer, "scale_loss", lambda loss: loss)
+        scale = optimizer.scale_loss if self._optimization.scaled_loss else lambda loss: loss
 
         def step(pixels: Any, labels: Any, weights: Any) -> Any:
             images = pixels if self._xla else self._augment(pixels)
-            # The loss is a mean over the whole batch, wherever its rows are computed.
+            # The loss is the mean over the global batch, on whichever replicas its rows are.
             total = team.sum(tf.reduce_sum(weights))
-            weighed = weights * tf.gather(label_weights, labels)
+            weighted = weights * tf.gather(label_weights, labels)
             with tf.GradientTape() as tape:
-                answers = network(images, training=True)
-                losses = keras.losses.sparse_categorical_crossentropy(labels, answers)
-                loss = scale(tf.math.divide_no_nan(tf.reduce_sum(weighed * losses), total))
+                probabilities = network(images, training=True)
+                losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+                loss = scale(tf.math.divide_no_nan(tf.reduce_sum(weighted * losses), total))
             gradients = tape.gradient(loss, variables)
             optimizer.apply_gradients(zip(gradients, variables, strict=True))
-            return _sums(weighed * losses, answers, labels, weights)
+            return _sums(weighted * losses, probabilities, labels, weights)
 
         return step
 
@@ -154,15 +153,15 @@ class Trainer:
         import tensorflow as tf
 
         def step(pixels: Any, labels: Any, weights: Any) -> Any:
-            answers = self.network(tf.cast(pixels, tf.float32), training=False)
-            losses = keras.losses.sparse_categorical_crossentropy(labels, answers)
-            return _sums(weights * losses, answers, labels, weights)
+            probabilities = self.network(tf.cast(pixels, tf.float32), training=False)
+            losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+            return _sums(weights * losses, probabilities, labels, weights)
 
         return step
 
 
 def balance_labels(counts: Sequence[int]) -> list[float]:
-    """Give each label the weight with which all labels count the same, and the mean picture 1."""
+    """Return weights with which every label counts the same in total, and images have a mean weight of 1."""
     present = [count for count in counts if count]
     return [sum(present) / (len(present) * count) if count else 0.0 for count in counts]
 
@@ -178,32 +177,34 @@ def _batch_signature(spec: Preprocessing) -> list[Any]:
 
 
 def _schedule(optimization: Optimization) -> Any:
-    """Give the learning rate as a function of the step."""
+    """Return the learning rate as a function of the step."""
     import keras
     import tensorflow as tf
 
     class Phases(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras has no types
-        """One cosine for the frozen steps, another one for the rest."""
+        """One cosine for the frozen steps and another one for the rest."""
 
         def __call__(self, step: Any) -> Any:
             step = tf.cast(step, tf.float32)
             frozen = float(optimization.frozen_steps)
             rest = max(optimization.steps - frozen, 1.0)
             rate = optimization.fine_tuning_rate if frozen else optimization.learning_rate
-            whole = rate * _fall(tf, (step - frozen) / rest)
+            whole = rate * _cosine_decay(tf, (step - frozen) / rest)
             if not frozen:
                 return whole
-            return tf.where(step < frozen, optimization.learning_rate * _fall(tf, step / frozen), whole)
+            return tf.where(
+                step < frozen, optimization.learning_rate * _cosine_decay(tf, step / frozen), whole
+            )
 
     return Phases()
 
 
-def _fall(tf: Any, share: Any) -> Any:
-    return 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value(share, 0.0, 1.0)))
+def _cosine_decay(tf: Any, progress: Any) -> Any:
+    return 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value(progress, 0.0, 1.0)))
 
 
-def _sums(losses: Any, answers: Any, labels: Any, weights: Any) -> Any:
+def _sums(losses: Any, probabilities: Any, labels: Any, weights: Any) -> Any:
     import tensorflow as tf
 
-    right = tf.cast(tf.equal(tf.argmax(answers, axis=-1), labels), tf.float32)
-    return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(weights * right), tf.reduce_sum(weights)])
+    correct = tf.cast(tf.equal(tf.argmax(probabilities, axis=-1), labels), tf.float32)
+    return tf.stack([tf.reduce_sum(losses), tf.reduce_sum(weights * correct), tf.reduce_sum(weights)])

@@ -1,4 +1,4 @@
-"""An epoch's numbers as TensorBoard's scalars, written by TensorFlow alone: its package need not be there."""
+"""Writes metrics as TensorBoard scalars with TensorFlow alone, without the package tensorboard."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-#: What TensorBoard knows its scalars by: the plugin's name, and DATA_CLASS_SCALAR of TensorFlow's proto.
+#: How TensorBoard identifies scalars: the plugin's name, and DATA_CLASS_SCALAR of TensorFlow's summary.proto.
 PLUGIN, DATA_CLASS = "scalars", 1
 
 
 class Scalars:
-    """Writes event files below `directory`: runs `training` and `validation`, whose curves share a chart.
+    """Writes event files below `directory`, in the runs `training` and `validation`, which share charts.
 
-    A directory that cannot be written is a warning, and no more is written: a job does not end for a curve.
+    If the directory cannot be written it logs one warning and writes nothing more; the job goes on.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -25,7 +25,7 @@ class Scalars:
         self._failed = False
 
     def observe(self, epoch: int, metrics: Mapping[str, float], network: Any) -> None:  # noqa: ARG002  # the signature
-        """Write an epoch's metrics to the disk; `val_loss` is the run validation's `epoch_loss`."""
+        """Write an epoch's metrics to disk; `val_loss` becomes `epoch_loss` of the run validation."""
         import tensorflow as tf
 
         if self._failed:
@@ -43,7 +43,9 @@ class Scalars:
             self._failed = True
             reason = getattr(error, "message", str(error))
             logger.warning(
-                "No scalars for TensorBoard from now on, %s cannot be written: %s", self.directory, reason
+                "TensorBoard scalars are no longer written, because %s cannot be written: %s",
+                self.directory,
+                reason,
             )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A training job of this algorithm, from the channels to the bundle and the report."""
+"""A training job, from the channels to the bundle and the report."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from algorithms.image_classifier import Hyperparameters, networks, report
-from algorithms.image_classifier.data.sources import Reading, Sources, open_sources
-from algorithms.image_classifier.records.channels import Told
-from algorithms.image_classifier.report.evaluation import Split, measure
+from algorithms.image_classifier.channels import open_sources
+from algorithms.image_classifier.data.source import DeclaredCounts, Host, ReadOptions, Sources
+from algorithms.image_classifier.report.evaluation import Evaluation, measure
 from algorithms.image_classifier.training import calibration, initial_weights
 from algorithms.image_classifier.training.loop import Fit, Outcome, Plan
 from algorithms.image_classifier.training.step import Optimization, Trainer, balance_labels
@@ -28,15 +28,15 @@ from tandem.jobs.job import TrainingJob
 
 logger = logging.getLogger(__name__)
 
-#: Pictures whose answers the bundle keeps as its proof.
-GOLDEN = 32
+#: Images that the bundle stores with their probabilities as reference answers.
+REFERENCE_ROWS = 32
 
-#: Hyperparameters that may change between two runs of which one goes on where the other was stopped.
+#: Hyperparameters that may change when a run continues from a checkpoint.
 CHANGEABLE = ("epochs", "early_stopping", "checkpoint_minutes", "unreadable_share", "xla", "quantization")
 
 
 def train(job: TrainingJob[Hyperparameters]) -> None:
-    """Fit a network to the channel `training` and leave a bundle in `job.model_dir`, also when stopped."""
+    """Train a network on the channel `training` and write a bundle to `job.model_dir`, also when stopped."""
     parameters = job.hyperparameters
     if parameters.quantization == "int8":
         quantization.check_installed()
@@ -47,13 +47,13 @@ def train(job: TrainingJob[Hyperparameters]) -> None:
     with team.guard():
         size = parameters.image_size or networks.ARCHITECTURES[parameters.architecture].image_size
         spec = describe_preprocessing(size, parameters.color)
-        reading = Reading(
+        options = ReadOptions(
             spec,
             parameters.batch_size,
             parameters.seed,
             parameters.validation_share,
             parameters.unreadable_share,
-            Told(
+            DeclaredCounts(
                 parameters.num_classes,
                 {
                     "training": parameters.num_training_samples,
@@ -62,9 +62,9 @@ def train(job: TrainingJob[Hyperparameters]) -> None:
             ),
             job.stop,
         )
-        sources = open_sources(job.channels, reading, team.rank, team.exchange)
+        sources = open_sources(job.channels, options, Host(team.rank, len(team.hosts), team.exchange))
         logger.info(
-            "%s pictures of %s labels to train, %s to validate; %s at %sx%s",
+            "%s training images of %s labels, %s validation images; %s at %sx%s",
             *(sources.training.rows, len(sources.labels), sources.validation.rows),
             *(parameters.architecture, size, size),
         )
@@ -72,13 +72,13 @@ def train(job: TrainingJob[Hyperparameters]) -> None:
         sources.report()
         if team.rank == 0:
             _write(job, network, outcome, sources, {**dataclasses.asdict(parameters), "image_size": size})
-        team.exchange("written")  # all hosts leave together, after the model is there
+        team.exchange("written")  # all hosts leave together, after the model is written
 
 
 def _fit(
     job: TrainingJob[Hyperparameters], spec: Preprocessing, sources: Sources, team: DistributedContext
 ) -> tuple[Any, Outcome]:
-    """Fit a network; give it in float32, as it is stored and served, with its numbers."""
+    """Train a network; return it in float32, as it is stored and served, with its metrics."""
     import keras
 
     parameters = job.hyperparameters
@@ -90,15 +90,15 @@ def _fit(
             parameters.architecture, spec.shape, len(sources.labels), parameters.dropout
         )
 
-    start = initial_weights.find_start(
+    weights = initial_weights.find_initial_weights(
         job.channels, parameters.weights, parameters.architecture, sources.labels
     )
-    with start as file, team.strategy.scope(), dtype_policy.use_policy(policy):
+    with weights as file, team.strategy.scope(), dtype_policy.use_policy(policy):
         network = build()
         if file:
             initial_weights.load_weights(network, file)
-        if team.rank == 0:  # at the end it would be too late
-            writer.check_disk_space(job.model_dir, network, GOLDEN * math.prod(spec.shape))
+        if team.rank == 0:  # before training, as at the end it would be too late
+            writer.check_disk_space(job.model_dir, network, REFERENCE_ROWS * math.prod(spec.shape))
         team.synchronize(network)
         trainer = Trainer(
             network,
@@ -116,7 +116,7 @@ def _fit(
             epochs=parameters.epochs,
             patience=parameters.early_stopping,
             checkpoint_seconds=60 * parameters.checkpoint_minutes,
-            # The SDK's local mode gives a job a terminal that nobody watches, but also a name.
+            # In the SDK's local mode a job has a terminal without a viewer, but it also has a name.
             progress=sys.stdout.isatty() and not job.name,
         ),
         team=team,
@@ -152,7 +152,7 @@ def _plan_optimization(parameters: Any, sources: Sources, policy: str) -> Optimi
 
 
 def _open_store(job: TrainingJob[Hyperparameters], sources: Sources) -> CheckpointStore | None:
-    """Open the job's checkpoints, where it keeps any."""
+    """Open the job's checkpoints, if it has a directory for them."""
     if job.checkpoint_dir is None:
         return None
     parameters = dataclasses.asdict(job.hyperparameters)
@@ -169,36 +169,36 @@ def _write(
     sources: Sources,
     hyperparameters: Mapping[str, Any],
 ) -> None:
-    """Write the bundle, then what people look at; the second never costs the first."""
+    """Write the bundle and then the report, whose failure does not affect the bundle."""
     writer.write_bundle(
         job.model_dir,
         network,
         labels=sources.labels,
         preprocessing=sources.spec.as_dict(),
-        golden_inputs=sources.sample(GOLDEN),
+        golden_inputs=sources.sample(REFERENCE_ROWS),
         decision=job.decision,
         metrics=outcome.metrics,
         hyperparameters=hyperparameters,
     )
     if hyperparameters["quantization"] == "int8":
         calibration.add_int8(job.model_dir, sources, job.stop)
-    report.write_evidence(
-        job.output_dir, _judge(network, sources, job.stop), outcome.history, network, sources.labels
+    report.write_report(
+        job.output_dir, _evaluate(network, sources, job.stop), outcome.history, network, sources.labels
     )
 
 
-def _judge(network: Any, sources: Sources, stop: threading.Event) -> Iterator[Split]:
-    """Yield what the network says of each whole set, as far as the job is not stopped before its end."""
+def _evaluate(network: Any, sources: Sources, stop: threading.Event) -> Iterator[Evaluation]:
+    """Yield the evaluation of each whole set, until the job is stopped."""
     for name, source in sources.evaluated.items():
-        split = Split(name, len(sources.labels), source.name)
-        if not measure(network, source.batches(1), split, stop):
-            logger.warning("Stopped: the report is without the pictures for %s.", name)
+        evaluation = Evaluation(name, len(sources.labels), source.name)
+        if not measure(network, source.batches(1), evaluation, stop):
+            logger.warning("The job was stopped, so the report has no evaluation of %s.", name)
             return
-        yield split
+        yield evaluation
 
 
 def describe_preprocessing(size: int, color: str) -> Preprocessing:
-    """Give the preprocessing that training and serving share: a square of bytes, the whole picture in it."""
+    """Return the preprocessing of training and serving: the whole image, stretched to a square of bytes."""
     return Preprocessing(
         height=size,
         width=size,

@@ -1,4 +1,4 @@
-"""Small pictures of one color each, and the jobs that learn them; what the image classifier's tests share."""
+"""Small images of one color each and jobs that train on them, for tests of the image classifier."""
 
 import base64
 import io
@@ -16,17 +16,17 @@ from tandem.jobs.job import TrainingJob
 from tandem.runtime.devices import Decision
 
 CPU = Decision(device="cpu", reason="a test")
-COLORS = {"blue": (255, 0, 0), "green": (0, 255, 0), "red": (0, 0, 255)}  # as cv2 has them: BGR
+COLORS = {"blue": (255, 0, 0), "green": (0, 255, 0), "red": (0, 0, 255)}  # BGR, as in cv2
 
 
 def paint(label: str, seed: int, size: tuple[int, int] = (12, 18)) -> np.ndarray:
-    """Give a noisy picture of one color, as cv2 has it."""
+    """Return a noisy image of one color in BGR."""
     noise = np.random.default_rng(seed).integers(-60, 60, (*size, 3))
     return np.clip(np.array(COLORS[label]) * 0.6 + 60 + noise, 0, 255).astype(np.uint8)
 
 
-def write_pictures(folder: Path, labels=tuple(COLORS), count: int = 12, first: int = 0) -> Path:
-    """Write `count` pictures a label, in the layout of a channel."""
+def write_images(folder: Path, labels=tuple(COLORS), count: int = 12, first: int = 0) -> Path:
+    """Write `count` images per label in the layout of a channel."""
     for label in labels:
         (folder / label).mkdir(parents=True, exist_ok=True)
         for number in range(first, first + count):
@@ -35,7 +35,7 @@ def write_pictures(folder: Path, labels=tuple(COLORS), count: int = 12, first: i
 
 
 def make_job(root: Path, folders: dict[str, Path], **parameters) -> TrainingJob:
-    """Give a job as `train` gets it: typed hyperparameters, small and quick where not told otherwise."""
+    """Return a job as `train` gets it, with typed hyperparameters that are small and quick by default."""
     chosen = {"image_size": 8, "epochs": 1, "batch_size": 8, "augmentation": "none", **parameters}
     typed = hyperparameters.convert(
         {name: str(value) for name, value in chosen.items()}, image_classifier.Hyperparameters
@@ -44,12 +44,12 @@ def make_job(root: Path, folders: dict[str, Path], **parameters) -> TrainingJob:
 
 
 def make_channels(folders) -> dict[str, Channel]:
-    """Give File channels of these folders."""
+    """Return File channels of these folders."""
     return {name: Channel(name, folder) for name, folder in folders.items()}
 
 
 def read_epochs(caplog) -> list[dict[str, float]]:
-    """Read the epochs' lines with the declared metrics' regexes, as the platform does."""
+    """Return the metrics in the log lines of epochs, read with the declared regexes as SageMaker does."""
     lines = [record.getMessage() for record in caplog.records if re.match("epoch=", record.getMessage())]
     return [
         {name: float(re.search(regex, line)[1]) for name, regex in image_classifier.METRICS.items()}
@@ -57,11 +57,11 @@ def read_epochs(caplog) -> list[dict[str, float]]:
     ]
 
 
-def send_forms(picture: np.ndarray) -> dict[str, tuple[str, bytes]]:
-    """Give the picture, BGR as cv2 has it, in every form that a caller may send."""
-    png = cv2.imencode(".png", picture)[1].tobytes()
+def encode_requests(image: np.ndarray) -> dict[str, tuple[str, bytes]]:
+    """Return the BGR image in every content type and encoding of requests."""
+    png = cv2.imencode(".png", image)[1].tobytes()
     text = base64.b64encode(png).decode()
-    rgb = picture[:, :, ::-1]
+    rgb = image[:, :, ::-1]
 
     def npy(array: np.ndarray) -> bytes:
         buffer = io.BytesIO()

@@ -1,12 +1,16 @@
-"""Batches from files: their order, the hosts' shares of them, and where a resumed epoch begins."""
+"""Batches of image files: their order, the shares of hosts, and resumed epochs."""
 
 import numpy as np
 import pytest
 
-from algorithms.image_classifier.data import dataset, order
-from algorithms.image_classifier.data.file_source import FileSource
+from algorithms.image_classifier.data import order
+from algorithms.image_classifier.data.images import ImageReader
+from algorithms.image_classifier.data.source import Batching
+from algorithms.image_classifier.files import listing
+from algorithms.image_classifier.files.source import FileSource
 from algorithms.image_classifier.training import train
-from painted import make_channels, write_pictures
+from sample_images import make_channels, write_images
+from tandem.errors import UserError
 
 # TensorFlow's tensors do not know NumPy 2's `copy`.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -16,23 +20,24 @@ SPEC = train.describe_preprocessing(8, "RGB")
 
 @pytest.fixture
 def listed(tmp_path):
-    """Give a channel of 36 pictures, 27 of which train."""
-    return dataset.list_pictures(make_channels({"training": write_pictures(tmp_path / "in")}), 0.25, 0)
+    """Return the listing of 36 images, 27 of which are for training."""
+    return listing.list_images(make_channels({"training": write_images(tmp_path / "in")}), 0.25, 0)
 
 
-def make(listed, batch_size=8, seed=5, unreadable_share=0.0, **options):
-    reader = dataset.Reader(SPEC, len(listed.training), unreadable_share)
-    return FileSource(listed.training, listed.labels, reader, batch_size, seed, **options)
+def make(listed, *, seed=5, unreadable_share=0.0, rank=0, hosts=1, memory=None):
+    reader = ImageReader(SPEC, len(listed.training), unreadable_share)
+    batching = Batching(len(listed.training), 8, seed, rank, hosts)
+    return FileSource(listed.training, listed.labels, reader, batching, memory)
 
 
 def take(source, epoch=1, start=0):
-    """Give a pass's batches as arrays."""
+    """Return a pass's batches as arrays."""
     batches = source.batches(epoch, start)
     return [tuple(part.numpy() for part in batch) for batch in batches]
 
 
 def sums(batches):
-    """Tell pictures apart by their sums, with their labels; those that do not count are left out."""
+    """Identify images by their sums, with their labels; those that do not count are left out."""
     return [
         (int(row.sum()), int(label))
         for pixels, labels, weights in batches
@@ -42,8 +47,8 @@ def sums(batches):
 
 
 @pytest.mark.parametrize("memory", [0, None])
-def test_each_epoch_has_another_order_and_the_same_when_asked_again(listed, memory):
-    """Nothing but seed and epoch decides: not what was read before, not another source's threads."""
+def test_the_order_depends_only_on_the_seed_and_the_epoch(listed, memory):
+    """Earlier passes and the threads of another source do not change it."""
     source = make(listed, memory=memory)
     first, second = sums(take(source, 1)), sums(take(source, 2))
     assert sorted(first) == sorted(second)
@@ -53,15 +58,15 @@ def test_each_epoch_has_another_order_and_the_same_when_asked_again(listed, memo
     assert sums(take(make(listed, seed=6), 1)) != first
 
 
-def test_without_a_seed_the_order_is_the_lists(listed):
-    """As for validation."""
+def test_without_a_seed_the_order_is_that_of_the_list(listed):
+    """Validation uses no seed."""
     source = make(listed, seed=None)
     assert [label for _, label in sums(take(source))] == [label for _, label in listed.training]
     assert source.name(26) == "/".join(listed.training[26][0].parts[-2:])
 
 
-def test_batches_have_the_shapes_and_types_that_are_announced(listed):
-    """All are full but the last."""
+def test_batches_have_the_shapes_and_types_of_the_element_spec(listed):
+    """All batches but the last one are full."""
     source = make(listed)
     assert (source.rows, source.steps, source.labels) == (27, 4, ("blue", "green", "red"))
     batches = take(source)
@@ -69,13 +74,13 @@ def test_batches_have_the_shapes_and_types_that_are_announced(listed):
     for pixels, labels, weights in batches:
         assert [part.dtype for part in (pixels, labels, weights)] == [np.uint8, np.int64, np.float32]
         assert (weights == 1).all()
-    announced = source.batches(1).element_spec
-    assert [spec.shape.as_list() for spec in announced] == [[None, 8, 8, 3], [None], [None]]
-    assert [spec.dtype.as_numpy_dtype for spec in announced] == [np.uint8, np.int64, np.float32]
+    declared = source.batches(1).element_spec
+    assert [spec.shape.as_list() for spec in declared] == [[None, 8, 8, 3], [None], [None]]
+    assert [spec.dtype.as_numpy_dtype for spec in declared] == [np.uint8, np.int64, np.float32]
 
 
-def test_a_resumed_epoch_goes_on_with_the_same_batches_and_reads_nothing_before(listed):
-    """The pictures of the batches left out may even be gone."""
+def test_a_resumed_epoch_has_the_same_batches_and_skips_earlier_files(listed):
+    """The images of the skipped batches may even be deleted."""
     whole = take(make(listed))
     source = make(listed, memory=0)
     for index in order.shuffle(27, 5, 1)[:16]:
@@ -90,7 +95,7 @@ def test_a_resumed_epoch_goes_on_with_the_same_batches_and_reads_nothing_before(
 
 @pytest.mark.parametrize("hosts", [2, 3, 5])
 def test_hosts_share_each_global_batch(listed, hosts):
-    """Put together in rank order their shares are the one host's batches; each host has a row of the last."""
+    """In rank order the shares are the batches of one host; each host has a row of the last batch."""
     alone = take(make(listed))
     shares = [take(make(listed, rank=rank, hosts=hosts)) for rank in range(hosts)]
     for step, batch in enumerate(alone):
@@ -98,14 +103,12 @@ def test_hosts_share_each_global_batch(listed, hosts):
         assert all(len(one[step][1]) for one in shares)
 
 
-def test_hosts_with_their_own_pictures_take_as_many_steps_and_use_each_once(listed):
-    """Of 27 pictures one host has 25 and the other 2: four steps for both."""
+def test_hosts_with_different_shards_take_equally_many_steps_and_use_each_image_once(listed):
+    """Of 27 images one host has 25 and the other 2; both take four steps."""
     items = listed.training
     parts = [items[:25], items[25:]]
     sources = [
-        FileSource(
-            own, listed.labels, dataset.Reader(SPEC, len(own), 0), 8, 5, rank=rank, hosts=2, parts=(25, 2)
-        )
+        FileSource(own, listed.labels, ImageReader(SPEC, len(own), 0), Batching(27, 8, 5, rank, 2, (25, 2)))
         for rank, own in enumerate(parts)
     ]
     passes = [take(source) for source in sources]
@@ -114,10 +117,10 @@ def test_hosts_with_their_own_pictures_take_as_many_steps_and_use_each_once(list
     assert sorted(sums(passes[0] + passes[1])) == sorted(sums(take(make(listed))))
 
 
-def test_an_unreadable_picture_counts_nothing_and_changes_no_other_batch(listed):
-    """Its row repeats one of its batch."""
+def test_an_unreadable_image_does_not_count_and_changes_no_other_batch(listed):
+    """Its row repeats another one of its batch."""
     whole = take(make(listed))
-    listed.training[3][0].write_bytes(b"no picture")
+    listed.training[3][0].write_bytes(b"no image")
     source = make(listed, unreadable_share=0.1)
     found = take(source)
     source.check()
@@ -129,18 +132,18 @@ def test_an_unreadable_picture_counts_nothing_and_changes_no_other_batch(listed)
         assert all(any((row == other).all() for other in pixels[real]) for row in pixels[~real])
 
 
-def test_a_pass_ends_early_once_too_many_were_unreadable(listed):
-    """Then `check` says so."""
+def test_a_pass_ends_early_after_too_many_unreadable_images(listed):
+    """`check` then raises the error."""
     for path, _ in listed.training:
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
     source = make(listed)
     assert take(source) == []
-    with pytest.raises(dataset.UserError, match="of 27 pictures were unreadable"):
+    with pytest.raises(UserError, match="of 27 images were unreadable"):
         source.check()
 
 
 def test_nothing_is_written_into_the_channel(listed, tmp_path):
-    """A FastFile channel cannot be written to."""
+    """A FastFile channel is read-only."""
     folders = [tmp_path / "in", *(tmp_path / "in").iterdir()]
     before = {path: path.stat().st_mtime_ns for path in [*folders, *(path for path, _ in listed.training)]}
     assert len(take(make(listed))) == 4

@@ -1,4 +1,4 @@
-"""Records as other programs write them, and a platform that feeds a job's FIFOs."""
+"""Records as other programs write them, and a process that feeds a job's FIFOs as SageMaker does."""
 
 import io
 import struct
@@ -9,13 +9,13 @@ from pathlib import Path
 from tandem.records import recordio
 
 
-def pack_image(label, picture, number=0):
-    """Give one record as MXNet's im2rec packs it."""
-    return struct.pack("<IfQQ", 0, label, number, 0) + picture
+def pack_image(label, image, number=0):
+    """Return one record as MXNet's im2rec writes it."""
+    return struct.pack("<IfQQ", 0, label, number, 0) + image
 
 
 def frame(bodies):
-    """Give RecordIO of these bodies."""
+    """Return RecordIO of these bodies."""
     file = io.BytesIO()
     for body in bodies:
         recordio.write_record(file, body)
@@ -23,23 +23,23 @@ def frame(bodies):
 
 
 def pack_images(pairs):
-    """Give RecordIO of (label, picture) as im2rec writes a .rec file."""
-    return frame(pack_image(label, picture, number) for number, (label, picture) in enumerate(pairs))
+    """Return RecordIO of (label, image) pairs as im2rec writes a .rec file."""
+    return frame(pack_image(label, image, number) for number, (label, image) in enumerate(pairs))
 
 
 def pack_manifest(pairs):
-    """Give the stream of an augmented manifest of (label, picture): two records an entry."""
-    return frame(part for label, picture in pairs for part in (picture, str(label).encode()))
+    """Return the stream of an augmented manifest of (label, image) pairs: two records per entry."""
+    return frame(part for label, image in pairs for part in (image, str(label).encode()))
 
 
-def make_example(label, picture, text=None):
-    """Give a tf.train.Example with the names of features that TensorFlow's data sets have."""
+def make_example(label, image, text=None):
+    """Return a tf.train.Example with the feature names of TensorFlow Datasets."""
     import tensorflow as tf
 
     def values(*some):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=some))
 
-    feature = {"image/encoded": values(picture)}
+    feature = {"image/encoded": values(image)}
     if label is not None:
         feature["image/class/label"] = tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))
     if text is not None:
@@ -58,33 +58,34 @@ def write_tfrecords(path, bodies, compression=""):
 
 
 def read_folder(folder, labels):
-    """Give (label's index, picture) of a folder of folders, the labels mixed."""
+    """Return (label index, image) pairs of a folder of folders, with alternating labels."""
     found = [
         (place, number, path.read_bytes())
         for number, label in enumerate(labels)
         for place, path in enumerate(sorted((folder / label).iterdir()))
     ]
-    return [(number, picture) for _, number, picture in sorted(found)]
+    return [(number, image) for _, number, image in sorted(found)]
 
 
-#: Serves one FIFO after the other, as the platform does: the next appears when the last has been left.
+#: Serves one FIFO after the other as SageMaker does: the next one appears when the last one is closed.
 PLATFORM = """
 import os, sys
 channel, *contents = sys.argv[1:]
 for number, content in enumerate(contents):
     os.mkfifo(f"{channel}_{number}")
     try:
-        with open(f"{channel}_{number}", "wb") as fifo, open(content, "rb") as file:  # waits for the reader
+        # Opening blocks until the FIFO is opened for reading.
+        with open(f"{channel}_{number}", "wb") as fifo, open(content, "rb") as file:
             fifo.write(file.read())
     except BrokenPipeError:
-        pass  # the reader has had enough
+        pass  # the reader closed the FIFO early
     os.unlink(f"{channel}_{number}")
     print(number, flush=True)
 """
 
 
 class Feeder:
-    """A process that writes each pass into a FIFO of its own, until the test ends or all are read."""
+    """A process that writes each pass to its own FIFO, until the test ends or all are read."""
 
     def __init__(self, channel: Path, passes):
         self._channel = channel
@@ -105,6 +106,6 @@ class Feeder:
         self.process.communicate()
 
     def finish(self):
-        """Wait until all passes have been read or left; give how many there were."""
-        said, _ = self.process.communicate(timeout=30)
-        return len(said.splitlines())
+        """Wait until all FIFOs are closed by the reader; return their number."""
+        output, _ = self.process.communicate(timeout=30)
+        return len(output.splitlines())

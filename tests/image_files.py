@@ -1,4 +1,4 @@
-"""Picture files of every kind, written by hand where no library writes them."""
+"""Image files of every kind, written by hand if no library writes them."""
 
 import struct
 import zlib
@@ -8,7 +8,7 @@ import numpy as np
 
 HEIGHT, WIDTH = 40, 60
 
-# Red top left, blue bottom right, a ramp between: no symmetry hides a turned or mirrored picture.
+# Red top left, blue bottom right, and a ramp: a rotated or mirrored image is always different.
 PICTURE = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
 PICTURE[..., 1] = np.linspace(0, 200, WIDTH, dtype=np.uint8)
 PICTURE[:20, :30, 0] = 255
@@ -18,17 +18,17 @@ WHITE = np.full((16, 16), 255, np.uint8)
 FINE = (cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 
 
-def encode(suffix, picture=PICTURE, *options):
-    """Encode RGB (or grey, or RGBA) as the file of that suffix."""
-    channels = picture.shape[2] if picture.ndim == 3 else 1
+def encode(suffix, image=PICTURE, *options):
+    """Encode RGB (or grey, or RGBA) as a file with that suffix."""
+    channels = image.shape[2] if image.ndim == 3 else 1
     order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(channels)
-    encoded, body = cv2.imencode(suffix, picture if order is None else picture[..., order], list(options))
+    encoded, body = cv2.imencode(suffix, image if order is None else image[..., order], list(options))
     assert encoded
     return body.tobytes()
 
 
-def with_alpha(picture, alpha=255):
-    return np.dstack([picture, np.full(picture.shape[:2], alpha, np.uint8)])
+def with_alpha(image, alpha=255):
+    return np.dstack([image, np.full(image.shape[:2], alpha, np.uint8)])
 
 
 def exif(orientation):
@@ -48,7 +48,7 @@ def png(width, height, depth, color, rows, *chunks, interlaced=0):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def interlaced_png(picture=PICTURE):
+def interlaced_png(image=PICTURE):
     passes = (
         (0, 8, 0, 8),
         (0, 8, 4, 8),
@@ -58,9 +58,9 @@ def interlaced_png(picture=PICTURE):
         (0, 2, 1, 2),
         (1, 2, 0, 1),
     )
-    parts = (picture[top::down, left::right] for top, down, left, right in passes)
+    parts = (image[top::down, left::right] for top, down, left, right in passes)
     rows = b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
-    return png(picture.shape[1], picture.shape[0], 8, 2, rows, interlaced=1)
+    return png(image.shape[1], image.shape[0], 8, 2, rows, interlaced=1)
 
 
 def palette_png():
@@ -91,9 +91,9 @@ def jpeg_with_orientation(orientation):
 
 
 def cmyk_jpeg(*ink, transform=0):
-    """Write 8 x 8 pixels of one colour as Adobe does, inverted: 255 is no ink. A block is its mean alone.
+    """Write 8 x 8 pixels of one color as Adobe does, inverted (255 is no ink); blocks have only a mean.
 
-    With the transform 2 the first three are Y, Cb and Cr of what ink is not there.
+    With the transform 2 the first three channels are Y, Cb and Cr of the inverted inks.
     """
     count = len(ink)
     parts = b"".join(bytes([index, 0x11, 0]) for index in range(count))
@@ -115,17 +115,18 @@ def cmyk_jpeg(*ink, transform=0):
 
 
 def progressive_jpeg(width, height, scans):
-    """Write grey in many scans: the first gives each block its mean, the others say that nothing changes."""
+    """Write grey in many scans: the first one has the mean of each block, the others change nothing."""
     blocks = -(-width // 8) * -(-height // 8)
-    bits = ("0" + "1" * 14) * (blocks // 32767 + 1)  # a run of 32767 blocks that end at once
+    bits = ("0" + "1" * 14) * (blocks // 32767 + 1)  # a run of 32767 empty blocks
     bits += "1" * (-len(bits) % 8)
-    nothing = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    empty_scan = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
     head = segment(0xDB, b"\0" + b"\x01" * 64)
     head += segment(0xC2, struct.pack(">BHHB", 8, height, width, 1) + b"\1\x11\0")
     head += segment(0xC4, bytes([0, 1, *[0] * 15, 0])) + segment(0xC4, bytes([0x10, 1, *[0] * 15, 0xE0]))
     first = segment(0xDA, b"\1\1\0\0\0\1") + bytes(blocks // 8 + 1)
     others = (
-        segment(0xDA, b"\1\1\0\1\x3f" + (b"\x10" if turn else b"\1")) + nothing for turn in range(scans - 1)
+        segment(0xDA, b"\1\1\0\1\x3f" + (b"\x10" if turn else b"\1")) + empty_scan
+        for turn in range(scans - 1)
     )
     return b"\xff\xd8" + head + first + b"".join(others) + b"\xff\xd9"
 
@@ -148,7 +149,7 @@ def webp_with_orientation(orientation):
 
 
 def animated_webp(frames=2):
-    """Write an animation of the same still picture."""
+    """Write an animation that repeats one still image."""
     still = encode(".webp", with_alpha(PICTURE))
     sides = struct.pack("<I", WIDTH - 1)[:3] + struct.pack("<I", HEIGHT - 1)[:3]
     frame = bytes(6) + sides + b"\x64\0\0\2" + still[still.index(b"VP8L") :]
@@ -176,7 +177,7 @@ OLD_BMP = b"BM" + struct.pack("<IIIIHHHH", 26 + 16, 0, 26, 12, 1, 4, 1, 24) + by
 
 
 def _code_lzw(data):
-    """Write single bytes only, and clear the table before its codes become longer."""
+    """Encode single bytes only, and clear the table before its codes become longer."""
     bits = ""
     for start in range(0, len(data), 250):
         bits += f"{256:09b}" + "".join(f"{value:09b}" for value in data[start : start + 250])
@@ -195,22 +196,22 @@ _TYPES = {3: "H", 4: "I", 16: "Q"}
 
 
 def tiff(width, height, parts, *, order="<", big=False, following=0, **tags):
-    """Write a page of strips, or of tiles with their tags; tags by number as `t259=5` or `t258=[8, 8, 8]`."""
+    """Write a page of strips or tiles; tags are given by number, as `t259=5` or `t258=[8, 8, 8]`."""
     entries = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 277: 1, 278: height}
     entries |= {int(name[1:]): value for name, value in tags.items()}
-    places = (324, 325) if 322 in entries else (273, 279)
-    entries |= {places[0]: [0] * len(parts), places[1]: list(map(len, parts))}
+    offset_tags = (324, 325) if 322 in entries else (273, 279)
+    entries |= {offset_tags[0]: [0] * len(parts), offset_tags[1]: list(map(len, parts))}
     count, wide, kind = ("Q", "Q", 16) if big else ("H", "I", 4)
     inline = struct.calcsize(wide)
     head = 16 if big else 8
     start = head + struct.calcsize("<" + count) + (4 + 2 * inline) * len(entries) + inline
     outside = sum(inline * len(value) for value in entries.values() if isinstance(value, list))
     begin = start + outside
-    entries[places[0]] = [begin + sum(map(len, parts[:index])) for index in range(len(parts))]
+    entries[offset_tags[0]] = [begin + sum(map(len, parts[:index])) for index in range(len(parts))]
     table, extra = struct.pack(order + count, len(entries)), b""
     for tag, value in sorted(entries.items()):
         values = value if isinstance(value, list) else [value]
-        short = max(values) < 1 << 16 and tag not in places
+        short = max(values) < 1 << 16 and tag not in offset_tags
         packed = struct.pack(f"{order}{len(values)}{_TYPES[3 if short else kind]}", *values)
         table += struct.pack(f"{order}HH{wide}", tag, 3 if short else kind, len(values))
         if len(packed) <= inline:
@@ -224,14 +225,14 @@ def tiff(width, height, parts, *, order="<", big=False, following=0, **tags):
     return mark + first + table + extra.ljust(outside, b"\0") + b"".join(parts)
 
 
-def rgb_tiff(picture=PICTURE, *, compression=1, strips=1, tile=0, planar=False, **options):
-    """Write an RGB picture plainly or packed, in strips, square tiles or planes."""
-    height, width = picture.shape[:2]
+def rgb_tiff(image=PICTURE, *, compression=1, strips=1, tile=0, planar=False, **options):
+    """Write an RGB image with or without compression, in strips, square tiles or planes."""
+    height, width = image.shape[:2]
     if options.get("order") == ">":
-        picture = picture.astype(picture.dtype.newbyteorder(">"))
+        image = image.astype(image.dtype.newbyteorder(">"))
     tall = -(-height // strips)
     options |= {
-        "t258": [picture.dtype.itemsize * 8] * 3,
+        "t258": [image.dtype.itemsize * 8] * 3,
         "t259": compression,
         "t262": 2,
         "t277": 3,
@@ -239,21 +240,21 @@ def rgb_tiff(picture=PICTURE, *, compression=1, strips=1, tile=0, planar=False, 
     }
     if tile:
         rows, columns = range(0, height, tile), range(0, width, tile)
-        padded = np.pad(picture, ((0, -height % tile), (0, -width % tile), (0, 0)))
+        padded = np.pad(image, ((0, -height % tile), (0, -width % tile), (0, 0)))
         pieces = [padded[top : top + tile, left : left + tile] for top in rows for left in columns]
         options |= {"t322": tile, "t323": tile}
         del options["t278"]
     elif planar:
-        pieces = list(picture.transpose(2, 0, 1))
+        pieces = list(image.transpose(2, 0, 1))
         options["t284"] = 2
     else:
-        pieces = [picture[top : top + tall] for top in range(0, height, tall)]
+        pieces = [image[top : top + tall] for top in range(0, height, tall)]
     return tiff(width, height, [TIFF_CODES[compression](piece.tobytes()) for piece in pieces], **options)
 
 
-def jpeg_in_tiff(picture=PICTURE):
+def jpeg_in_tiff(image=PICTURE):
     tags = {"t258": [8, 8, 8], "t259": 7, "t262": 6, "t277": 3, "t530": [1, 1]}
-    return tiff(picture.shape[1], picture.shape[0], [encode(".jpg", picture, *FINE)], **tags)
+    return tiff(image.shape[1], image.shape[0], [encode(".jpg", image, *FINE)], **tags)
 
 
 def paged_tiff(pages=2):
@@ -264,7 +265,7 @@ def paged_tiff(pages=2):
     return b"II*\0\x08\0\0\0" + table
 
 
-# Each file, and how far a pixel of it may be from `PICTURE` on average.
+# Each file, and the maximum mean difference of its pixels from `PICTURE`.
 KINDS = {
     "jpeg": (encode(".jpg", PICTURE, *FINE), 2),
     "jpeg progressive": (encode(".jpg", PICTURE, *FINE, cv2.IMWRITE_JPEG_PROGRESSIVE, 1), 2),
@@ -297,7 +298,7 @@ KINDS = {
     "tiff pages": (cv2.imencodemulti(".tif", [PICTURE[..., ::-1].copy(), PICTURE.copy()])[1].tobytes(), 0),
 }  # fmt: skip
 
-# Others, of which a test knows each one's pixels by itself.
+# Other files, whose expected pixels are in the tests.
 MORE = {
     "jpeg grey": encode(".jpg", PICTURE[..., 1].copy()),
     "jpeg exif": jpeg_with_orientation(6),

@@ -1,0 +1,1 @@
+"""Channels of image files, one folder per label or listed by an index."""
