@@ -1,15 +1,23 @@
-"""The real `train`, interrupted and started again: it ends with what it would have ended with anyway."""
+"""The real `train`, interrupted and started again, ends as if nothing had interrupted it."""
 
+import contextlib
 import json
 import random
 import re
 import signal
 
 import pytest
-from bench.attempts import Interrupt, Job
-from bench.interruption import Reference
 
-from bench import interruption
+from interruptions import (
+    Interrupt,
+    Job,
+    Reference,
+    choose_interrupts,
+    compare,
+    cut_newest,
+    run_interrupted,
+    small_disk,
+)
 from painted import write_pictures
 
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
@@ -26,7 +34,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """120 pictures: 12 steps an epoch."""
+    """120 images: 12 steps an epoch."""
     return write_pictures(tmp_path_factory.mktemp("pictures"), count=40)
 
 
@@ -39,31 +47,31 @@ def make_job(tmp_path, pictures):
 def finished(tmp_path_factory, pictures):
     """A job that nothing interrupted, and what it came to."""
     job = Job.make(tmp_path_factory.mktemp("finished") / "ml", pictures, **SMALL)
-    return job, Reference.make(job)
+    return job, Reference(job)
 
 
 @pytest.mark.parametrize(
     ("numbers", "between"),
-    [([TERM], interruption.leave), ([KILL], interruption.cut_newest)],
+    [([TERM], lambda job: None), ([KILL], cut_newest)],
     ids=["TERM", "KILL, and the newest checkpoint cut in half"],
 )
 def test_an_interrupted_training_ends_as_if_nothing_had_happened(make_job, finished, numbers, between):
     """Equal weights, metrics and lines of epochs, bit by bit, after interrupts at random steps."""
     _, reference = finished
-    interrupts = interruption.choose(random.Random(1), 2, reference.steps, numbers)
-    row = interruption.interrupt("a test", make_job(), reference, interrupts, between)
-    assert row.same_weights
-    assert row.same_curve
-    assert row.kills
-    assert row.repeated == 0 or numbers != [TERM]
+    interrupts = choose_interrupts(random.Random(1), 2, reference.steps, numbers)
+    found = run_interrupted(make_job(), reference, interrupts, between)
+    assert found.same_weights
+    assert found.same_curve
+    assert found.kills
+    assert found.repeated == 0 or numbers != [TERM]
 
 
 def test_a_kill_while_a_checkpoint_is_written_costs_that_one_only(make_job, finished):
     job = make_job()
-    row = interruption.interrupt("a test", job, finished[1], [Interrupt(KILL, saves=2)], interruption.leave)
-    assert row.same_weights
-    assert row.same_curve
-    assert row.kills == 1
+    found = run_interrupted(job, finished[1], [Interrupt(KILL, saves=2)])
+    assert found.same_weights
+    assert found.same_curve
+    assert found.kills == 1
     assert job.leftovers == []
 
 
@@ -87,17 +95,28 @@ def test_a_finished_job_that_is_started_again_only_leaves_its_model(finished):
 
 
 def test_a_full_disk_ends_the_job_with_its_cause_and_costs_no_checkpoint(make_job, finished):
-    job, reference = finished
-    size = job.checkpoints[-1].stat().st_size
-    try:
-        row, failure = interruption.fill_disk(make_job(), reference, size)
-    except PermissionError as error:
-        pytest.skip(str(error))
-    assert re.match(
-        r"the disk is full: a checkpoint needs \d+ bytes in \S+/checkpoints, which has \d+", failure
-    )
-    assert row.same_weights
-    assert row.same_curve
+    reference_job, reference = finished
+    size = reference_job.checkpoints[-1].stat().st_size
+    job = make_job()
+    with contextlib.ExitStack() as stack:
+        try:
+            # One checkpoint fits and two do not. The first is smaller: it has no weights of a best epoch.
+            resize = stack.enter_context(small_disk(job.root / "checkpoints", size * 5 // 4))
+        except PermissionError as error:
+            pytest.skip(str(error))
+        failed = job.start()
+        assert failed.status == 1, failed.log
+        assert re.match(
+            r"the disk is full: a checkpoint needs \d+ bytes in \S+/checkpoints, which has \d+", job.failure
+        )
+        assert len(job.checkpoints) == 1
+        assert job.leftovers == []
+        resize(size * 8)
+        resumed = job.start()
+        assert resumed.status == 0, resumed.log
+        found = compare(job, reference, [failed, resumed], kills=1)
+    assert found.same_weights
+    assert found.same_curve
 
 
 def set_hyperparameters(job, **changes):
@@ -111,9 +130,8 @@ def test_the_checkpoint_of_another_training_is_refused_and_more_epochs_are_not(m
     set_hyperparameters(job, batch_size="4")
     refused = job.start()
     assert refused.status == 1, refused.log
-    failure = (job.root / "output" / "failure").read_text()
-    assert "batch_size was 8 and is 4 now" in failure
-    assert "empty the checkpoint location" in failure
+    assert "batch_size was 8 and is 4 now" in job.failure
+    assert "empty the checkpoint location" in job.failure
     set_hyperparameters(job, batch_size="8", epochs="2")
     resumed = job.start()
     assert resumed.status == 0, resumed.log
