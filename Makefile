@@ -1,5 +1,5 @@
 # All commands of this project; `make help` lists them.
-.PHONY: help environment sample-data demo test fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench faults soak bench-images bench-train
+.PHONY: help environment sample-data demo test fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench faults soak bench-train
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -115,9 +115,6 @@ faults: environment ## harm a server under load in two dozen ways: what is lost,
 
 soak: environment ## ten minutes at the saturation point: memory, and every answer (SECONDS=600)
 	PYTHONPATH=program $(VENV)/bin/python -m bench.soak --seconds $(or $(SECONDS),600) $(SOAK_ARGS)
-
-bench-images: environment ## size, build time, start time and memory of all images; takes a while (BENCH_ARGS=--help)
-	$(VENV)/bin/python -m bench.images $(BENCH_ARGS)
 
 bench-train: environment ## measure training: our input pipeline, tensors in memory and Keras's own (BENCH_ARGS=--help)
 	PYTHONPATH=program $(VENV)/bin/python -m bench.training $(BENCH_ARGS)

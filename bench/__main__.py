@@ -43,13 +43,13 @@ def main(arguments: Sequence[str]) -> int:
             for name, chosen in contenders.items()
             if WORKLOADS[name].has_limit and (not options.only or "limit" in options.only)
         }
-        bench = Bench(options.callers, options.seconds, contenders, precisions, samples, LOGS, _report)
+        bench = Bench(options.callers, options.seconds, contenders, precisions, samples, LOGS)
         records: list[Record] = []
         for number in range(options.rounds):
             for name in contenders:
                 records += bench.run_round(number, WORKLOADS[name])
     except (BenchError, subprocess.CalledProcessError) as error:
-        _report(str(error))
+        print(error, file=sys.stderr)
         return 1
     results = {
         "machine": describe_machine(),
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     text = render_results(results)
     (options.output / "results.md").write_text(text + "\n")
     print(text)
-    _report(f"{time.monotonic() - started:.0f} s; {options.output}/results.json and .md")
+    print(f"{time.monotonic() - started:.0f} s; {options.output}/results.json and .md", file=sys.stderr)
     return int("ANSWERS DIFFER" in text or any(record.get("errors") for record in records))
 
 
@@ -120,10 +120,6 @@ def describe_machine() -> str:
     model = next((line.partition(": ")[2] for line in text.splitlines() if line.startswith("model name")), "")
     cores = len(os.sched_getaffinity(0))
     return f"{cores} cores of {model or os.uname().machine}; load average {os.getloadavg()[0]:.1f}"
-
-
-def _report(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from bench.samples import CACHE, LOGS, RESULTS, ROOT, WORKLOADS, find_samples
 from bench.servers import ANSWER_SECONDS, BenchError, Contender, Server, make_ours
 
 CALLERS = 16
-#: Seconds of load before the fault, for a server to end by itself, and for /ping to answer.
+#: Seconds of load before the fault, for a server to recover or to end by itself, and for /ping to answer.
 STEADY = 2.0
+RECOVERY_SECONDS = 60.0
 END_SECONDS = 40.0
 PING_SECONDS = 2.0
 PAUSE = 0.05
@@ -190,9 +191,12 @@ def inject(fault: Fault, samples: Path) -> Outcome:
         with observe(server) as account:
             time.sleep(STEADY)  # the time of the load itself
             moment = time.monotonic()
+            give_up = moment + RECOVERY_SECONDS
             may_lose = fault.inject(server)
             time.sleep(fault.seconds)  # the time of the load itself
             ended = server.wait(END_SECONDS if fault.ends else 0)
+            while ended is None and account.seconds_until_full(moment) is None and time.monotonic() < give_up:
+                ended = server.wait(1)
         why = ""
         if (ended is None) == bool(fault.ends):
             why = "did not end" if ended is None else f"ended with {ended}"

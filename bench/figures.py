@@ -79,6 +79,11 @@ def compare(records: Sequence[Record], others: Sequence[Record], figure: str = "
     return Spread.of(ratios) if ratios else None
 
 
+def show_ratio(ratio: Spread | None) -> str:
+    """Return a ratio as text; empty without one."""
+    return ratio.show(2) if ratio else ""
+
+
 def read_answer(document: Any) -> dict[str, float]:
     """Return the numbers of an answer's first row by label, best first; plain numbers by their index."""
     row = document["predictions"][0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,6 @@ class Bench:
     precisions: Mapping[str, Sequence[str]]
     samples: Path
     logs: Path
-    report: Callable[[str], None]
 
     def run_round(self, number: int, workload: Workload) -> Iterator[Record]:
         """Measure one workload once; yield records whose `kind` is start, answers, limit or load.
@@ -66,8 +66,9 @@ class Bench:
         # A workload without a limit answers thousands of requests a second; half of the time is enough.
         record = server.load(callers, self.seconds / (1 if server.workload.has_limit else 2), WARM_UP)
         name = server.contender.name
-        self.report(
+        print(
             f"round {number + 1}, {server.workload.name}, {callers} callers, {name}: {record['rate']:.0f} "
-            f"requests/s, p50 {record['p50']:.1f} ms, {sum(record['errors'].values())} errors"
+            f"requests/s, p50 {record['p50']:.1f} ms, {sum(record['errors'].values())} errors",
+            file=sys.stderr,
         )
         return {"contender": name, **record}

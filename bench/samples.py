@@ -109,7 +109,8 @@ def write_samples(folder: Path) -> None:
     (folder / "picture" / "flower.jpg").write_bytes((photographs / "flower.jpg").read_bytes())
     spec = Preprocessing(height=224, width=224)
     whole = [codec.decode((photographs / name).read_bytes()) for name in ("flower.jpg", "china.jpg")]
-    views = [(image, 224, *corner) for image in whole for corner in _corners(224)][:GOLDEN]
+    corners = [(top, left) for top in range(0, 204, 60) for left in range(0, 417, 120)]
+    views = [(image, 224, *corner) for image in whole for corner in corners][:GOLDEN]
     views += [(image, *view) for image in whole for view in _calibration_views()]
     crops = [image[top : top + size, left : left + size] for image, size, top, left in views]
     rows = np.stack([codec.preprocess(np.ascontiguousarray(crop), spec) for crop in crops])
@@ -127,11 +128,6 @@ def write_samples(folder: Path) -> None:
     row = random.normal(size=FEATURES).round(4).tolist()
     (folder / "tabular" / "row.json").write_text(json.dumps({"instances": [row]}))
     (folder / "complete").touch()
-
-
-def _corners(size: int) -> list[tuple[int, int]]:
-    """Return top and left of 16 crops of `size` in an image of 640 x 427 pixels."""
-    return [(top, left) for top in range(0, 427 - size + 1, 60) for left in range(0, 640 - size + 1, 120)]
 
 
 def _calibration_views() -> list[tuple[int, int, int]]:

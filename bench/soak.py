@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import processes
@@ -30,13 +29,12 @@ SPREAD = 0.05
 
 @dataclass
 class Soak:
-    """What was found: requests and errors, latencies in ms by slice, and (seconds, own resident MB) pairs."""
+    """What was found: requests, errors, (p50, p99) in ms by slice, and (seconds, own resident MB) pairs."""
 
     seconds: float = 0.0
     answered: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    p50: list[float] = field(default_factory=list)
-    p99: list[float] = field(default_factory=list)
+    waits: list[tuple[float, float]] = field(default_factory=list)
     memory: list[tuple[float, float]] = field(default_factory=list)
 
     @property
@@ -60,7 +58,7 @@ class Soak:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Soak, print the table and write it with the figures; return 1 if memory grew or a request failed."""
+    """Soak, print the table and write it; return 1 if memory grew or a request failed."""
     parser = argparse.ArgumentParser("make soak SOAK_ARGS=", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="at least 90 (default 600)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
@@ -72,7 +70,6 @@ def main(arguments: Sequence[str]) -> int:
     ) as server:
         found = soak(server, options.seconds)
     options.output.mkdir(exist_ok=True)
-    (options.output / "soak.json").write_text(json.dumps(asdict(found)), encoding="utf-8")
     table = render(found)
     (options.output / "soak.md").write_text(table + "\n", encoding="utf-8")
     print(table)
@@ -96,8 +93,7 @@ def soak(server: Server, seconds: float) -> Soak:
             report = server.load(CALLERS, min(SLICE, max(1.0, left)))
             found.answered += report["answered"]
             found.errors.update(report["errors"])
-            found.p50.append(report["p50"])
-            found.p99.append(report["p99"])
+            found.waits.append((report["p50"], report["p99"]))
     finally:
         ended.set()
         reader.join()
@@ -117,12 +113,12 @@ def render(found: Soak) -> str:
         ("requests/s", f"{found.answered / found.seconds:.0f}"),
         (
             "p50, p99, ms (medians of slices)",
-            f"{statistics.median(found.p50):.0f}, {statistics.median(found.p99):.0f}",
+            ", ".join(f"{statistics.median(one):.0f}" for one in zip(*found.waits, strict=True)),
         ),
         ("own memory in the first minute, maximum, MB", f"{first:.1f}"),
         (
             "memory after it, minimum, median, maximum, MB",
-            f"{min(settled):.1f}, {statistics.median(settled):.1f}, {max(settled):.1f}",
+            ", ".join(f"{one(settled):.1f}" for one in (min, statistics.median, max)),
         ),
         ("its trend, MB an hour", f"{found.slope * 3600:+.1f}"),
         ("flat", "yes" if found.is_flat else "NO"),

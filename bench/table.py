@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.figures import Record, Spread, compare, find_limit, group, render_table
+from bench.figures import Record, Spread, compare, find_limit, group, render_table, show_ratio
 
 #: Differences of a probability that count as equal: engines sum in different orders, and a bundle's manifest
 #: states the tolerances of reduced precision.
@@ -64,16 +64,12 @@ def _render_load(found: Sequence[Record], limit: Sequence[Record], naive: Sequen
     best = [record for record in limit if record["threads"] == threads]
     spreads = {name: Spread.of(record[name] for record in found) for name in ("rate", "p50", "p99", "cpu")}
     yield spreads["rate"].show()
-    yield _show_ratio(compare(found, best))
-    yield _show_ratio(compare(found, naive))
+    yield show_ratio(compare(found, best))
+    yield show_ratio(compare(found, naive))
     yield from (f"{spreads[name].median:.1f}" for name in ("p50", "p99", "cpu"))
-    yield _show_ratio(compare(best, found, "cpu"))
+    yield show_ratio(compare(best, found, "cpu"))
     errors: Counter[str] = sum((Counter(record["errors"]) for record in found), Counter())
     yield ", ".join(f"{count} x {kind}" for kind, count in errors.items()) or "0"
-
-
-def _show_ratio(ratio: Spread | None) -> str:
-    return ratio.show(2) if ratio else ""
 
 
 def _render_answers(records: Sequence[Record]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Measure how fast images are fitted and what feeding them takes; `make bench-train` runs it with BENCH_ARGS.
+"""Measure how fast images are fitted, by where their batches come from; `make bench-train` runs it.
 
 The batches come from tensors in memory (the limit), from our files (`ours`), and from Keras's own
 `image_dataset_from_directory`. All take turns in one process, and ratios compare figures of the same round.
@@ -9,20 +9,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.figures import Record, Spread, compare, group, render_table
+from bench.figures import Record, Spread, compare, group, render_table, show_ratio
 from bench.samples import CACHE, RESULTS
 from tandem.images.codec import Preprocessing
 
@@ -30,7 +27,6 @@ SEED = 0
 QUALITY = 90
 LABELS = ("china", "flower")
 BATCH_SIZE = 32
-MEMORY_WAYS = ("ours, not kept", "ours, kept", "keras")
 
 #: From an epoch's number to its batches of (pixels, labels int64, weights float32).
 Pass = Callable[[int], Iterable[Any]]
@@ -38,51 +34,36 @@ Pass = Callable[[int], Iterable[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A network, the images it is fitted to, and the larger number of images whose memory is measured."""
+    """A network, and the size and number of the images it is fitted to."""
 
     architecture: str
     size: int
     images: int
-    many: int
-
-    @property
-    def title(self) -> str:
-        """The title of its table."""
-        return (
-            f"{self.architecture}, {self.images} JPEGs of {self.size} x {self.size}, batches of {BATCH_SIZE}"
-        )
 
 
 WORKLOADS = {
-    "32": Workload("SmallCNN", 32, 1024, 20_000),
-    "224": Workload("MobileNetV2", 224, 96, 5000),
+    "32": Workload("SmallCNN", 32, 1024),
+    "224": Workload("MobileNetV2", 224, 96),
 }
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, print the tables, and write `training.md` and `.json`."""
+    """Measure, print the tables, and write them to `training.md`."""
     parser = argparse.ArgumentParser("make bench-train BENCH_ARGS=", description=__doc__)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--only", choices=(*WORKLOADS, "memory"), help="one part")
+    parser.add_argument("--only", choices=WORKLOADS, help="one image size")
     parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
     options = parser.parse_args(arguments)
     os.environ.update(TF_CPP_MIN_LOG_LEVEL="2", CUDA_VISIBLE_DEVICES="-1")
     options.output.mkdir(parents=True, exist_ok=True)
-    results: dict[str, list[Record]] = {"speed": [], "memory": []}
+    records: list[Record] = []
     for name, workload in WORKLOADS.items():
         if options.only in (None, name):
             folder = find_images(CACHE, workload.size, workload.images)
             feed = Feed(folder, workload.size)
-            found = run(measure_speed, feed, workload.architecture, options.rounds)
-            results["speed"] += [{"workload": name, **record} for record in found]
-        if options.only in (None, "memory"):
-            for count in (workload.many // 10, workload.many):
-                feed = Feed(find_images(CACHE, workload.size, count), workload.size)
-                for way in MEMORY_WAYS:
-                    record = run(measure_memory, feed, way)
-                    results["memory"].append({"size": workload.size, "images": count, **record})
-    text = render(results)
-    (options.output / "training.json").write_text(json.dumps(results, indent=1))
+            found = measure_speed(feed, workload.architecture, options.rounds)
+            records += [{"workload": name, **record} for record in found]
+    text = render(records)
     (options.output / "training.md").write_text(text)
     print(text)
     return 0
@@ -119,12 +100,6 @@ def find_images(cache: Path, size: int, count: int) -> Path:
             raise OSError(f"{path} cannot be written")
     (folder / ".complete").touch()
     return folder
-
-
-def run(measure: Callable[..., Any], *arguments: object) -> Any:
-    """Call a function in a new process and return its result."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,34 +205,10 @@ def measure_speed(feed: Feed, architecture: str, rounds: int) -> list[Record]:
     return records
 
 
-def measure_memory(feed: Feed, way: str) -> Record:
-    """Return this process's peak of resident memory in MB before and after two passes without a fit."""
-    import keras  # noqa: F401  # a job has it in memory anyway
-    import tensorflow as tf
-
-    tf.zeros(1)
-    before = _read_peak()
-    batches = {
-        "ours, not kept": lambda: feed.from_files(memory=0),
-        "ours, kept": lambda: feed.from_files(memory=None),
-        "keras": lambda: feed.from_keras(cached=False),
-    }[way]()
-    for epoch in (1, 2):
-        for batch in batches(epoch):
-            batch[0].shape  # noqa: B018
-    return {"way": way, "before": before, "peak": _read_peak()}
-
-
-def _read_peak() -> float:
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (peak,) = (line.split()[1] for line in status if line.startswith("VmHWM"))
-    return int(peak) * 1024 / 1e6
-
-
-def render(results: dict[str, list[Record]]) -> str:
+def render(measured: Sequence[Record]) -> str:
     """Return the tables in Markdown."""
     lines = []
-    for (name,), records in group(results["speed"], "workload").items():
+    for (name,), records in group(measured, "workload").items():
         rows = [("", "images/s", "rate / limit", "rate / Keras's own", "CPU, ms/image", "limit's CPU / own")]
         for (way,), found in group(records, "way").items():
             others = {other: [one for one in records if one["way"] == other] for other in ("limit", "keras")}
@@ -265,27 +216,17 @@ def render(results: dict[str, list[Record]]) -> str:
                 (
                     way,
                     Spread.of(record["rate"] for record in found).show(),
-                    _show_ratio(compare(found, others["limit"])),
-                    _show_ratio(compare(found, others["keras"])),
+                    show_ratio(compare(found, others["limit"])),
+                    show_ratio(compare(found, others["keras"])),
                     f"{Spread.of(record['cpu'] for record in found).median:.2f}",
-                    _show_ratio(compare(others["limit"], found, "cpu")),
+                    show_ratio(compare(others["limit"], found, "cpu")),
                 )
             )
-        lines += [f"**{WORKLOADS[name].title}**", "", render_table(rows), ""]
-    if results["memory"]:
-        memory = [("peak of resident memory", "images", "MB", "decoded, MB")]
-        for record in results["memory"]:
-            size, count = record["size"], record["images"]
-            decoded = count * size * size * 3 / 1e6
-            memory.append(
-                (f"{size} x {size}, {record['way']}", str(count), f"{record['peak']:.0f}", f"{decoded:.0f}")
-            )
-        lines += [render_table(memory), ""]
+        workload = WORKLOADS[name]
+        size = f"{workload.size} x {workload.size}"
+        title = f"**{workload.architecture}, {workload.images} JPEGs of {size}, batches of {BATCH_SIZE}**"
+        lines += [title, "", render_table(rows), ""]
     return "\n".join(lines)
-
-
-def _show_ratio(ratio: Spread | None) -> str:
-    return f"{ratio.median:.3f}" if ratio else ""
 
 
 if __name__ == "__main__":
