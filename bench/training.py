@@ -158,15 +158,15 @@ def make_fit(architecture: str, feed: Feed) -> Callable[[Iterable[Any]], dict[st
 
     from algorithms.image_classifier.networks import build_network
     from algorithms.image_classifier.training.step import Optimization, Trainer
-    from backends.training.distribution import form_team
+    from backends.training.distribution import create_context
     from tandem.runtime.devices import Decision
 
     keras.utils.set_random_seed(SEED)
-    team = form_team(Decision("cpu", "a benchmark"), ("algo-1",), "algo-1", "")
+    context = create_context(Decision("cpu", "a benchmark"), ("algo-1",), "algo-1", "")
     network = build_network(architecture, feed.spec.shape, len(LABELS))
     optimization = Optimization(label_weights=[1.0] * len(LABELS), learning_rate=1e-3, steps=1_000_000)
     floats = dataclasses.replace(feed.spec, scale=0.5)  # makes the rows float32, as Keras's are
-    trainers = {spec.dtype: Trainer(network, [], spec, optimization, team) for spec in (feed.spec, floats)}
+    trainers = {spec.dtype: Trainer(network, [], spec, optimization, context) for spec in (feed.spec, floats)}
 
     def fit(batches: Iterable[Any]) -> dict[str, float]:
         count = 0

@@ -21,8 +21,12 @@ def render_table(head, rows):
 
 def test_the_table_of_settings_matches_settings_py():
     rows = [
-        [variables.replace(" or ", "`, `").join("``"), default and f"`{default}`", meaning]
-        for variables, default, meaning in settings.describe()
+        [
+            ", ".join(f"`{variable}`" for variable in setting.variables),
+            setting.default_text and f"`{setting.default_text}`",
+            setting.help,
+        ]
+        for setting in settings.describe()
     ]
     table = render_table(["variable", "default", "meaning"], rows)
     assert table in README, table

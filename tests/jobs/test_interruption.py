@@ -1,4 +1,4 @@
-"""The real `train`, interrupted and started again, ends as if nothing had interrupted it."""
+"""The real `train`, interrupted and started again: its result is that of an uninterrupted job."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from interruptions import (
 from painted import write_pictures
 
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
-#: With these the first epoch has the lowest val_loss: its weights come back from a checkpoint at the end.
+#: With these, the first epoch has the lowest val_loss: its weights are restored at the end.
 SMALL = {
     "epochs": "4",
     "early_stopping": "3",
@@ -34,7 +34,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """120 images: 12 steps an epoch."""
+    """120 images: 12 steps per epoch."""
     return write_pictures(tmp_path_factory.mktemp("pictures"), count=40)
 
 
@@ -45,7 +45,7 @@ def make_job(tmp_path, pictures):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, pictures):
-    """A job that nothing interrupted, and what it came to."""
+    """A job without interruptions, and its result."""
     job = Job.make(tmp_path_factory.mktemp("finished") / "ml", pictures, **SMALL)
     return job, Reference(job)
 
@@ -55,8 +55,8 @@ def finished(tmp_path_factory, pictures):
     [([TERM], lambda job: None), ([KILL], cut_newest)],
     ids=["TERM", "KILL, and the newest checkpoint cut in half"],
 )
-def test_an_interrupted_training_ends_as_if_nothing_had_happened(make_job, finished, numbers, between):
-    """Equal weights, metrics and lines of epochs, bit by bit, after interrupts at random steps."""
+def test_an_interrupted_training_has_the_result_of_an_uninterrupted_one(make_job, finished, numbers, between):
+    """Identical weights, metrics and epoch lines after interrupts at random steps."""
     _, reference = finished
     interrupts = choose_interrupts(random.Random(1), 2, reference.steps, numbers)
     found = run_interrupted(make_job(), reference, interrupts, between)
@@ -66,7 +66,7 @@ def test_an_interrupted_training_ends_as_if_nothing_had_happened(make_job, finis
     assert found.repeated == 0 or numbers != [TERM]
 
 
-def test_a_kill_while_a_checkpoint_is_written_costs_that_one_only(make_job, finished):
+def test_a_kill_while_a_checkpoint_is_written_loses_only_that_one(make_job, finished):
     job = make_job()
     found = run_interrupted(job, finished[1], [Interrupt(KILL, saves=2)])
     assert found.same_weights
@@ -75,7 +75,7 @@ def test_a_kill_while_a_checkpoint_is_written_costs_that_one_only(make_job, fini
     assert job.leftovers == []
 
 
-def test_a_stop_leaves_the_model_so_far_and_a_checkpoint_of_the_very_step(make_job):
+def test_a_stop_saves_the_model_so_far_and_a_checkpoint_of_that_step(make_job):
     job = make_job()
     attempt = job.start(Interrupt(TERM, steps=17))
     assert attempt.status == 0, attempt.log
@@ -86,7 +86,7 @@ def test_a_stop_leaves_the_model_so_far_and_a_checkpoint_of_the_very_step(make_j
     assert not (job.root / "output" / "failure").exists()
 
 
-def test_a_finished_job_that_is_started_again_only_leaves_its_model(finished):
+def test_a_finished_job_that_is_started_again_only_saves_its_model(finished):
     job, reference = finished
     attempt = job.start()
     assert attempt.status == 0, attempt.log
@@ -94,7 +94,7 @@ def test_a_finished_job_that_is_started_again_only_leaves_its_model(finished):
     assert reference.has_weights_of(job)
 
 
-def test_a_full_disk_ends_the_job_with_its_cause_and_costs_no_checkpoint(make_job, finished):
+def test_a_full_disk_fails_the_job_and_loses_no_checkpoint(make_job, finished):
     reference_job, reference = finished
     size = reference_job.checkpoints[-1].stat().st_size
     job = make_job()
@@ -124,7 +124,7 @@ def set_hyperparameters(job, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_the_checkpoint_of_another_training_is_refused_and_more_epochs_are_not(make_job):
+def test_the_checkpoint_of_another_training_is_rejected_but_more_epochs_are_allowed(make_job):
     job = make_job(epochs="1")
     assert job.start().status == 0
     set_hyperparameters(job, batch_size="4")
@@ -139,7 +139,7 @@ def test_the_checkpoint_of_another_training_is_refused_and_more_epochs_are_not(m
     assert "epochs was 1 and is 2 now" in resumed.log
 
 
-def test_a_job_that_asks_for_no_checkpoints_keeps_none(make_job):
+def test_a_job_without_a_checkpoint_config_keeps_none(make_job):
     job = make_job(epochs="1")
     (job.root / "input" / "config" / "checkpointconfig.json").unlink()
     assert job.start().status == 0

@@ -169,8 +169,8 @@ class App:
             if disconnect.done():
                 request.deadline.cancel()
             disconnect.cancel()
-            if not answer.done() and future.cancel():
-                request.deadline.check()
+            if not answer.done() and future.cancel():  # no thread had taken it
+                raise request.deadline.make_error()
         return await answer
 
 

@@ -11,14 +11,14 @@ from tandem.runtime.resources import Resources
 
 logger = logging.getLogger(__name__)
 
-#: Cores that one process keeps busy: past them its interpreter lock, not the model, is the limit.
+#: Cores that one process keeps busy; with more, its interpreter lock is the limit.
 PROCESS_CORES = 8
-#: Bytes of model files up to which requests cost more than the model, so that each core has a process.
+#: Bytes of model files up to which handling a request costs more than computing it: each core has a process.
 SMALL_MODEL = 4 << 20
-#: Bytes that a process takes, at most, beside and for each byte of its model's files.
+#: Bytes of memory that a process takes at most, and those for each byte of its model's files.
 PROCESS_BYTES = 512 << 20
 BYTES_PER_MODEL_BYTE = 8
-#: Processes that may end, one after the other, before the model was loaded: more will do no better.
+#: Processes in a row that may end before their model was loaded.
 MAX_LOST_STARTS = 3
 
 
@@ -47,9 +47,9 @@ class Plan:
 def make_plan(
     resources: Resources, gpus: int, model_bytes: int, threads: int, wanted: int | None = None
 ) -> Plan:
-    """Plan the processes: `wanted`, else one a GPU, else as many as the cores can keep busy.
+    """Return the plan: `wanted` processes, else one per GPU, else as many as the cores can keep busy.
 
-    Never more copies of the model than fit the memory.
+    There are never more copies of the model than fit into memory.
     """
     if wanted is None and gpus:
         wanted = gpus
@@ -57,7 +57,7 @@ def make_plan(
         wanted = math.ceil(resources.cores / (1 if model_bytes <= SMALL_MODEL else PROCESS_CORES))
     fitting = max(1, resources.memory_bytes // (PROCESS_BYTES + BYTES_PER_MODEL_BYTE * model_bytes))
     if wanted > fitting:
-        logger.warning("%d processes would not fit the memory; %d serve", wanted, fitting)
+        logger.warning("%d processes do not fit into memory; starting %d", wanted, fitting)
     workers = min(wanted, fitting)
     body_bytes = min(MAX_BODY_BYTES, resources.memory_bytes // workers // BODY_SHARE)
     return Plan(workers, threads, max(1, resources.cores // workers), body_bytes)
