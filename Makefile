@@ -1,5 +1,5 @@
 # All commands of this project; `make help` lists them.
-.PHONY: help environment sample-data demo test test-all test-environment coverage fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench faults soak variants plan bench-images bench-train bench-interruption bench-hosts
+.PHONY: help environment sample-data demo test test-all test-environment coverage fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench faults soak bench-train
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -79,7 +79,6 @@ lock: environment ## write docker/requirements/*.txt from *.in (LOCK_ARGS=--upgr
 	$(LOCK) $(REQUIREMENTS)/gpu.in -c $(REQUIREMENTS)/cpu.txt -o $(REQUIREMENTS)/gpu.txt
 	$(LOCK) $(REQUIREMENTS)/gpu-kepler.in -o $(REQUIREMENTS)/gpu-kepler.txt
 	$(LOCK) $(REQUIREMENTS)/naive.in -c $(REQUIREMENTS)/cpu.txt -o $(REQUIREMENTS)/naive.txt
-	$(LOCK) $(REQUIREMENTS)/bench.in -c $(REQUIREMENTS)/dev.txt -o $(REQUIREMENTS)/bench.txt
 	$(LOCK) $(REQUIREMENTS)/ecr.in -o $(REQUIREMENTS)/ecr.txt
 	$(LOCK) $(REQUIREMENTS)/sbom.in -o $(REQUIREMENTS)/sbom.txt
 	$(LOCK) $(REQUIREMENTS)/sdk2.in -o $(REQUIREMENTS)/sdk2.txt
@@ -124,32 +123,17 @@ $(VENV)/%/installed: $(REQUIREMENTS)/%.txt | environment
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-bench: $(VENV)/naive/installed $(VENV)/bench/installed ## serving measured: the limit, the tutorials' stack and ours (BENCH_ARGS=--help)
-	$(VENV)/bin/python -m bench $(BENCH_ARGS)
+bench: $(VENV)/naive/installed ## measure serving: the limit, the tutorials' stack and ours (BENCH_ARGS=--help)
+	PYTHONPATH=program $(VENV)/bin/python -m bench $(BENCH_ARGS)
 
-faults: environment ## harm a server under load in two dozen ways: what is lost, what health says (FAULTS_ARGS=--help)
+faults: environment ## harm a server under load in two dozen ways: what is lost, what /ping says (FAULTS_ARGS=--help)
 	PYTHONPATH=program $(VENV)/bin/python -m bench.faults $(FAULTS_ARGS)
 
 soak: environment ## ten minutes at the saturation point: memory, and every answer (SECONDS=600)
 	PYTHONPATH=program $(VENV)/bin/python -m bench.soak --seconds $(or $(SECONDS),600) $(SOAK_ARGS)
 
-variants: environment ## our server on 1, 2, 4 … cores (OF=cores), or with and without nginx (OF=nginx), by turns
-	PYTHONPATH=program $(VENV)/bin/python -m bench.variants $(or $(OF),cores) $(VARIANTS_ARGS)
-
-plan: environment ## what would be started on machines of many kinds
-	PYTHONPATH=program $(VENV)/bin/python -m bench.plan
-
-bench-images: environment ## size, build and start times, and memory of all images, as a table; takes a while
-	$(VENV)/bin/python bench/images.py $(BENCH_ARGS)
-
-bench-train: environment ## training measured: our pictures against tensors in memory and against Keras's own, and the memory (BENCH_ARGS=--help)
-	$(VENV)/bin/python -m bench.training $(BENCH_ARGS)
-
-bench-interruption: sample-data ## train, killed at random steps and resumed, against a training left alone; a table (BENCH_ARGS=--help)
-	$(VENV)/bin/python -m bench.interruption $(BENCH_ARGS)
-
-bench-hosts: sample-data ## train on 1, 2 and 3 hosts: equal curves, pictures a second, lost hosts; wants root (BENCH_ARGS=--help)
-	$(VENV)/bin/python -m bench.hosts $(BENCH_ARGS)
+bench-train: environment ## measure training: our input pipeline, tensors in memory and Keras's own (BENCH_ARGS=--help)
+	PYTHONPATH=program $(VENV)/bin/python -m bench.training $(BENCH_ARGS)
 
 clean: ## remove .venv, caches, the trained model, its output and the sample data; your own images are kept
 	rm -rf $(VENV) $(CACHES) local_test/test_dir/model local_test/test_dir/output

@@ -1,4 +1,4 @@
-"""Run the benchmark: `python -m bench`, which `make bench` does with BENCH_ARGS."""
+"""Measure serving: the limit, the tutorials' stack and ours; `make bench` runs it with BENCH_ARGS."""
 
 from __future__ import annotations
 
@@ -12,70 +12,59 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.contenders import BenchError, Contender, make_naive, make_ours
 from bench.figures import Record
 from bench.limit import PRECISIONS
-from bench.rounds import Bench, Schedule
-from bench.samples import WORKLOADS, Workload, find_samples
+from bench.rounds import Bench
+from bench.samples import CACHE, LOGS, RESULTS, WORKLOADS, Workload, find_samples
+from bench.servers import BenchError, Contender, make_naive, make_ours
 from bench.table import render_results
 
-HERE = Path(__file__).resolve().parent
-CACHE = HERE / ".cache"
 CALLERS = (1, 4, 16, 64)
-#: Our contenders: their name, and the settings that make them. The precision is the name's last word.
+#: Our contenders by name with their settings. The last word of a name is its precision.
 OURS = {
     "openvino f32": {"BACKEND": "openvino"},
     "openvino bf16": {"BACKEND": "openvino", "PRECISION": "bfloat16"},
     "openvino int8": {"BACKEND": "openvino", "PRECISION": "int8"},
     "tensorflow f32": {"BACKEND": "tensorflow"},
 }
-#: A workload without a network has one contender of ours.
+#: The only contender of ours for a workload without a network.
 PLAIN = {"numpy f32": {"BACKEND": "auto"}}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure, print the table, and write `results.json` and `results.png`; 1 if a contender failed."""
-    given = _parse(arguments)
-    schedule = Schedule(
-        rounds=1 if given.quick else given.rounds,
-        callers=(1, 16) if given.quick else given.callers,
-        seconds=1.0 if given.quick else given.seconds,
-    )
-    CACHE.mkdir(exist_ok=True)
-    (CACHE / "logs").mkdir(exist_ok=True)
+    """Measure, print the tables, and write `results.json` and `results.md`; return 1 if anything failed."""
+    options = _parse(arguments)
     started = time.monotonic()
     try:
         samples = find_samples(CACHE)
-        contenders = {name: _choose(WORKLOADS[name], given.only) for name in given.workloads}
+        contenders = {name: _choose(WORKLOADS[name], options.only) for name in options.workloads}
         precisions = {
             name: sorted({_precision(one) for one in chosen} or {"f32"})
             for name, chosen in contenders.items()
-            if WORKLOADS[name].has_limit and (not given.only or "limit" in given.only)
+            if WORKLOADS[name].has_limit and (not options.only or "limit" in options.only)
         }
-        bench = Bench(schedule, contenders, precisions, samples, CACHE / "logs", _say)
+        bench = Bench(options.callers, options.seconds, contenders, precisions, samples, LOGS)
         records: list[Record] = []
-        for number in range(schedule.rounds):
+        for number in range(options.rounds):
             for name in contenders:
                 records += bench.run_round(number, WORKLOADS[name])
     except (BenchError, subprocess.CalledProcessError) as error:
-        _say(str(error))
+        print(error, file=sys.stderr)
         return 1
     results = {
         "machine": describe_machine(),
-        "rounds": schedule.rounds,
+        "rounds": options.rounds,
         "titles": {name: WORKLOADS[name].title for name in contenders},
         "precisions": {one.name: _precision(one) for chosen in contenders.values() for one in chosen},
         "records": records,
     }
-    given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / "results.json").write_text(json.dumps(results, indent=1))
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "results.json").write_text(json.dumps(results, indent=1))
     text = render_results(results)
-    (given.output / "results.txt").write_text(text + "\n")
+    (options.output / "results.md").write_text(text + "\n")
     print(text)
-    command = [_find_python("bench"), HERE / "chart.py", given.output / "results.json"]
-    subprocess.run([*command, given.output / "results.png"], check=True, timeout=120)
-    _say(f"{time.monotonic() - started:.0f} s; {given.output}/results.json, .txt and .png")
-    return 0
+    print(f"{time.monotonic() - started:.0f} s; {options.output}/results.json and .md", file=sys.stderr)
+    return int("ANSWERS DIFFER" in text or any(record.get("errors") for record in records))
 
 
 def _parse(arguments: Sequence[str]) -> Any:
@@ -90,8 +79,11 @@ def _parse(arguments: Sequence[str]) -> Any:
     parser.add_argument(
         "--only", type=lambda text: text.split(","), help="parts of names, such as limit,openvino"
     )
-    parser.add_argument("--output", type=Path, default=HERE / "results", help="a folder")
-    return parser.parse_args(arguments)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds, options.callers, options.seconds = 1, (1, 16), 1.0
+    return options
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -106,11 +98,15 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _choose(workload: Workload, only: Sequence[str] | None) -> list[Contender]:
-    """Give a workload's contenders whose names have one of the parts in `only`."""
+    """Return a workload's contenders whose names contain one of the parts in `only`."""
     ours = PLAIN if workload.algorithm == "bench.tabular" else OURS
-    listed = [make_naive(_find_python("naive")) if not only or "naive" in only else None]
-    listed += [make_ours(name, **settings) for name, settings in ours.items()]
-    return [one for one in listed if one and (not only or any(part in one.name for part in only))]
+    contenders = [make_ours(name, **settings) for name, settings in ours.items()]
+    if not only or "naive" in only:
+        python = Path(sys.prefix, "naive", "bin", "python")
+        if not python.exists():
+            raise BenchError(f"there is no {python}; `make bench` makes it.")
+        contenders.insert(0, make_naive(python))
+    return [one for one in contenders if not only or any(part in one.name for part in only)]
 
 
 def _precision(contender: Contender) -> str:
@@ -118,24 +114,12 @@ def _precision(contender: Contender) -> str:
     return word if word in PRECISIONS else "f32"
 
 
-def _find_python(name: str) -> Path:
-    """Give the interpreter of an environment below ours, which `make bench` makes."""
-    python = Path(sys.prefix, name, "bin", "python")
-    if not python.exists():
-        raise BenchError(f"there is no {python}; `make bench` makes it.")
-    return python
-
-
 def describe_machine() -> str:
-    """Name the processor, how many of its cores may be used, and how busy they are."""
+    """Return the processor's name, how many of its cores may be used, and how busy they are."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = next((line.partition(": ")[2] for line in text.splitlines() if line.startswith("model name")), "")
     cores = len(os.sched_getaffinity(0))
     return f"{cores} cores of {model or os.uname().machine}; load average {os.getloadavg()[0]:.1f}"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The image classifier, whose `predict_fn` does what the file FAULT says, if it is there: raise, or die."""
+"""The image classifier with a `predict_fn` that once raises or ends its thread, as the file FAULT says."""
 
 from __future__ import annotations
 
@@ -6,26 +6,20 @@ import os
 from pathlib import Path
 from typing import Any
 
-from algorithms.image_classifier import (
-    ACCEPTS,
-    CONTENT_TYPES,
-    input_fn,
-    model_fn,
-    output_fn,
-)
-from algorithms.image_classifier import predict_fn as _predict
+from algorithms import image_classifier
+from algorithms.image_classifier import ACCEPTS, CONTENT_TYPES, input_fn, model_fn, output_fn
 from tandem.algorithm import Context
 
 __all__ = ["ACCEPTS", "CONTENT_TYPES", "input_fn", "model_fn", "output_fn", "predict_fn"]
 
 
 def predict_fn(data: Any, model: Any, context: Context) -> Any:
-    """Compute, unless told otherwise; the file is removed by the batch that it befalls."""
+    """Predict, or remove the file and do what it says."""
     del context
-    order = Path(os.environ["FAULT"])
+    path = Path(os.environ["FAULT"])
     try:
-        what = order.read_text(encoding="utf-8")
-        order.unlink()
+        fault = path.read_text(encoding="utf-8")
+        path.unlink()
     except FileNotFoundError:
-        return _predict(data, model)
-    raise SystemExit(what) if what == "die" else RuntimeError(what)
+        return image_classifier.predict_fn(data, model)
+    raise SystemExit(fault) if fault == "die" else RuntimeError(fault)

@@ -1,24 +1,28 @@
-"""The limit: decode, resize and infer in one process with no HTTP, as a process that measures on demand.
+"""The limit: decode, resize and infer in one process without HTTP.
 
-It writes one JSON line with its answer to the picture, then reads lines such as
-`{"threads": 2, "seconds": 1}` and answers each with pictures a second and the median milliseconds of one.
+The process writes one JSON line with its answer to the image, then reads lines such as
+`{"threads": 2, "seconds": 1}` and replies to each with images/s, the median milliseconds of one, and its CPU
+milliseconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 import statistics
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from bench.figures import Record
+from bench.samples import ROOT, Workload
 
-#: Threads to try; each decodes and infers on its own, with as many streams as there are threads and cores.
+#: Threads to try; each decodes and infers by itself, with as many streams as there are threads and cores.
 THREADS = (1, 2, 3, 4)
 #: Precision → the model's file and OpenVINO's hint.
 PRECISIONS = {
@@ -28,40 +32,67 @@ PRECISIONS = {
 }
 
 
-class Limit:
-    """The model compiled for one or more streams, and the picture's way through it."""
+@contextmanager
+def open_limit(
+    workload: Workload, samples: Path, precision: str
+) -> Iterator[tuple[Callable[[int, float], Record], dict[str, float]]]:
+    """Start the process; yield a function from (threads, seconds) to figures, and the process's answer."""
+    root = samples / workload.name
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.limit", root / "model", root / workload.body, precision],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "program")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin and process.stdout  # noqa: PT018, S101  # for mypy
+    to_process, from_process = process.stdin, process.stdout
 
-    def __init__(self, model_dir: Path, body: bytes, cores: int, precision: str) -> None:
-        from backends.bundle.manifest import read_manifest
+    def measure(threads: int, seconds: float) -> Record:
+        print(json.dumps({"threads": threads, "seconds": seconds}), file=to_process, flush=True)
+        found: Record = json.loads(from_process.readline())
+        return found
+
+    try:
+        yield measure, json.loads(from_process.readline())
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+class Limit:
+    """The model, compiled for one stream and for several, and one encoded image."""
+
+    def __init__(self, model_dir: Path, body: bytes, precision: str) -> None:
         from tandem.images import codec
         from tandem.images.codec import Preprocessing
 
-        manifest = read_manifest(model_dir)
-        assert manifest is not None  # noqa: S101  # samples.py wrote it
-        spec = Preprocessing.from_dict(manifest.preprocessing)
-        self._labels = manifest.labels
+        manifest = json.loads((model_dir / "manifest.json").read_text(encoding="utf-8"))
+        spec = Preprocessing.from_dict(manifest["preprocessing"])
+        self._labels = manifest["labels"]
         self._body = body
-        self._decode: Callable[[bytes], Any] = lambda file: codec.preprocess(codec.decode(file), spec)
-        self._cores = cores
+        self._decode: Callable[[bytes], Any] = lambda file: codec.preprocess(codec.decode(file), spec)[None]
+        self._cores = len(os.sched_getaffinity(0))
         self._compiled = {
-            streams: _compile(model_dir, cores, streams, precision) for streams in {1, max(1, cores)}
+            streams: _compile(model_dir, self._cores, streams, precision) for streams in {1, self._cores}
         }
 
     def answer(self) -> dict[str, float]:
-        """Give the ten best labels with their probabilities."""
-        row = self._compiled[1].create_infer_request().infer({0: self._decode(self._body)[np.newaxis]})[0][0]
-        return {self._labels[index]: float(row[index]) for index in np.argsort(-row)[:10]}
+        """Return the ten best labels with their probabilities."""
+        row = self._compiled[1].create_infer_request().infer({0: self._decode(self._body)})[0][0]
+        return {self._labels[index]: float(row[index]) for index in (-row).argsort()[:10]}
 
     def measure(self, threads: int, seconds: float) -> dict[str, float]:
-        """Give pictures a second, the median milliseconds that a thread needs for one, and CPU ms for one."""
-        compiled = self._compiled[1 if threads == 1 else max(1, self._cores)]
+        """Return images/s, and the median and the CPU milliseconds of one image."""
+        compiled = self._compiled[1 if threads == 1 else self._cores]
         times: list[float] = []
         started, cpu = time.perf_counter(), time.process_time()
 
         def work() -> None:
             request = compiled.create_infer_request()
             while (before := time.perf_counter()) < started + seconds:
-                request.infer({0: self._decode(self._body)[np.newaxis]}, share_inputs=True)
+                request.infer({0: self._decode(self._body)}, share_inputs=True)
                 times.append(time.perf_counter() - before)
 
         workers = [threading.Thread(target=work) for _ in range(threads)]
@@ -91,19 +122,13 @@ def _compile(model_dir: Path, cores: int, streams: int, precision: str) -> Any:
     return core.compile_model(steps.build(), "CPU", settings)
 
 
-def main() -> None:
-    """Answer measurements until the input ends."""
-    parser = argparse.ArgumentParser("limit")
-    parser.add_argument("model_dir", type=Path)
-    parser.add_argument("body", type=Path)
-    parser.add_argument("cores", type=int)
-    parser.add_argument("precision", choices=PRECISIONS)
-    given = parser.parse_args()
-    limit = Limit(given.model_dir, given.body.read_bytes(), given.cores, given.precision)
+def main(model_dir: Path, body: Path, precision: str) -> None:
+    """Reply to the lines of the input until it ends."""
+    limit = Limit(model_dir, body.read_bytes(), precision)
     print(json.dumps(limit.answer()), flush=True)
     for line in sys.stdin:
         print(json.dumps(limit.measure(**json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

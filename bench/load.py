@@ -1,240 +1,179 @@
-"""The load generator: a closed loop of callers on kept connections to this machine, in a process of its own.
+"""The load generator: callers in a closed loop on kept connections, and a record of every answer.
 
-`python -S load.py '{"port": 8080, "request": "file with the whole request", …}'` prints its report as JSON.
-One epoll loop and requests made beforehand: it must not take the cores from the server it measures.
+`python load.py '{"port": 8080, "request": "file with the whole request", …}'` prints its report as JSON.
+
+wrk cannot replace it. Its Lua callback can check every answer that arrives, for less CPU time (17 to 27 µs
+a request against 27 to 49 µs; the server needs at least 300 µs). But an unanswered request is no error to
+wrk; the requests under way at its end are computed during the next measurement; and it adds invented
+samples to the latencies: of 95 answers after 2 ms and 5 after 200 ms its 90th percentile is 165 ms. oha and
+k6 are in none of Debian, PyPI and npm.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import re
-import resource
-import select
-import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-MOST_CALLERS = 1024
-MOST_SECONDS = 120.0
-CONNECT_SECONDS = 5.0
-PIECE = 1 << 16
-OK = 200
+MAX_CALLERS = 1024
+#: Seconds that a caller waits after anything but an answer with 200.
+PAUSE = 0.05
+POLL = 0.01
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-_CLOSES = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to load: warm up, measure for `seconds`, then wait at most `patience` for the last answers.
-
-    The warm-up takes `warm_up` seconds and until there are as many answers as callers, at most `patience`:
-    before that, the callers at the end of a long queue would not be in the figures.
-    """
-
-    port: int
-    request: str
-    callers: int
-    seconds: float
-    warm_up: float = 0.5
-    patience: float = 30.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.callers <= MOST_CALLERS:
-            raise ValueError(f"{self.callers} callers; expected 1 to {MOST_CALLERS}")
-        if not 0 < self.warm_up + self.seconds + 2 * self.patience <= MOST_SECONDS:
-            raise ValueError(f"warm-up, seconds and twice the patience may be {MOST_SECONDS:.0f} s together")
+_CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 
 @dataclass
 class Report:
-    """What happened: `latencies` in microseconds are those of answers with 200 inside the measured time.
+    """What the callers saw.
 
-    `answered` and `errors` count the whole run, so that the server's work can be divided by them; `share` is
-    the part of one core that the generator used itself.
+    `answers` are the answers with status 200: time of arrival (monotonic seconds) and latency in ms. `bodies`
+    counts their distinct contents. `errors` counts everything else by kind: `status 503`, `lost` (the
+    connection ended without an answer), `unreachable` (no connection) and `no answer` (at the end). `start`
+    and `end` limit the measured time; `share` is the part of a core that the generator used.
     """
 
-    seconds: float
-    latencies: list[int] = field(default_factory=list)
-    answered: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    reconnects: int = 0
+    start: float = 0.0
+    end: float = 0.0
     share: float = 0.0
-    body: str = ""
+    answers: list[tuple[float, float]] = field(default_factory=list)
+    bodies: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
 
 
-class _Caller:
-    """One connection, and how far its request and its answer have come."""
+class Load:
+    """Callers that all send the same request, each as soon as its last one was answered."""
 
-    __slots__ = ("closes", "received", "rest", "socket", "started", "wanted")
+    def __init__(self, port: int, request: bytes, callers: int) -> None:
+        if not 1 <= callers <= MAX_CALLERS:
+            raise ValueError(f"{callers} callers; expected 1 to {MAX_CALLERS}")
+        self.report = Report()
+        self.request = request
+        self.sending = True  # another thread may set it to false
+        self._port = port
+        self._callers = callers
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.settimeout(0)
-        self.rest = memoryview(b"")
-        self.received = b""
-        self.wanted = 0
-        self.closes = False
-        self.started = 0
+    async def run(self, seconds: float, warm_up: float = 0.0, patience: float = 30.0) -> Report:
+        """Load the server for `seconds` or until `sending` is false, and wait for the last answers.
 
+        The warm-up takes `warm_up` seconds and until there are as many answers as callers: the last callers
+        of a long queue would otherwise be missing. It and the last answers may take `patience` seconds each.
+        """
+        report, began, cpu = self.report, time.monotonic(), time.process_time()
+        tasks = [asyncio.create_task(self._call()) for _ in range(self._callers)]
+        await self._sleep(began + warm_up)
+        while len(report.answers) + report.errors.total() < self._callers:
+            if not self.sending or time.monotonic() > began + warm_up + patience:
+                break
+            await asyncio.sleep(POLL)
+        report.start = time.monotonic()
+        report.end = report.start + seconds
+        await self._sleep(report.end)
+        self.sending = False
+        _, unfinished = await asyncio.wait(tasks, timeout=patience)
+        report.errors["no answer"] += len(unfinished)
+        for task in unfinished:
+            task.cancel()
+        report.errors += Counter()  # without zeros
+        report.share = (time.process_time() - cpu) / (time.monotonic() - began)
+        return report
 
-class Generator:
-    """Runs one plan; `run` gives its report."""
+    async def _sleep(self, end: float) -> None:
+        while self.sending and (left := end - time.monotonic()) > 0:  # noqa: ASYNC110  # set by a thread
+            await asyncio.sleep(min(POLL, left))
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._request = memoryview(Path(plan.request).read_bytes())
-        self._poll = select.epoll()
-        self._callers: dict[int, _Caller] = {}
-        self._report = Report(plan.seconds)
-        self._measured = (0.0, 0.0)  # monotonic nanoseconds
-        self._sending = True
-
-    def run(self) -> Report:
-        """Load the server until the plan's time is over and its last answers are in."""
-        plan, report = self._plan, self._report
-        began, cpu = time.monotonic(), time.process_time()
-        for _ in range(plan.callers):
-            self._connect()
-        self._turn_until(began + plan.warm_up)
-        self._turn_until(
-            began + plan.warm_up + plan.patience,
-            lambda: report.answered + sum(report.errors.values()) >= plan.callers,
-        )
-        start = time.monotonic()
-        self._measured = (start * 1e9, (start + plan.seconds) * 1e9)
-        self._turn_until(start + plan.seconds)
-        self._sending = False
-        self._drop_idle()
-        self._turn_until(start + plan.seconds + plan.patience)
-        for caller in list(self._callers.values()):
-            self._fail(caller, "no answer")
-        self._poll.close()
-        self._report.share = (time.process_time() - cpu) / (time.monotonic() - began)
-        return self._report
-
-    def _turn_until(self, end: float, reached: Callable[[], bool] = lambda: False) -> None:
-        while self._callers and not reached() and (left := end - time.monotonic()) > 0:
-            self._turn(left)
-
-    def _turn(self, seconds: float) -> None:
-        for number, events in self._poll.poll(seconds):
-            caller = self._callers.get(number)
-            if caller is None:
+    async def _call(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self.sending:
+            caller = _Caller(self)
+            try:
+                transport, _ = await loop.create_connection(lambda: caller, "127.0.0.1", self._port)  # noqa: B023
+            except OSError:
+                self.report.errors["unreachable"] += 1
+                await asyncio.sleep(PAUSE)
                 continue
             try:
-                if events & select.EPOLLOUT:
-                    self._send(caller)
-                if events & ~select.EPOLLOUT:
-                    self._receive(caller)
-            except OSError as error:
-                self._fail(caller, type(error).__name__)
+                if await caller.lost:
+                    self.report.errors["lost"] += 1
+                    await asyncio.sleep(PAUSE)
+            finally:
+                transport.abort()
 
-    def _connect(self) -> None:
-        try:
-            caller = _Caller(self._plan.port)
-        except OSError as error:
-            self._report.errors[f"connecting: {type(error).__name__}"] += 1
+
+class _Caller(asyncio.Protocol):
+    """One connection: it sends a request, reads the answer, and sends the next one."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._transport: Any = None
+        self._received = b""
+        self._size = 0  # of the whole answer, once its head has arrived
+        self._started = 0.0
+        self._waiting = self._closing = False
+        self.lost: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        if not self.lost.done():
+            self.lost.set_result(self._waiting)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if not self._size:
+            end = self._received.find(b"\r\n\r\n") + 4
+            if end < 4:
+                return
+            length = _LENGTH.search(self._received, 0, end)
+            if length is None:
+                self._transport.abort()
+                return
+            self._size = end + int(length[1])
+            self._closing = _CLOSE.search(self._received, 0, end) is not None
+        if len(self._received) >= self._size:
+            self._finish()
+
+    def _send(self) -> None:
+        if not self._load.sending or self._closing:
+            self._transport.close()
             return
-        self._callers[caller.socket.fileno()] = caller
-        self._poll.register(caller.socket, select.EPOLLIN)
-        try:
-            self._begin(caller)
-        except OSError as error:
-            self._fail(caller, type(error).__name__)
+        self._received, self._size, self._waiting = b"", 0, True
+        self._started = time.monotonic()
+        self._transport.write(self._load.request)
 
-    def _begin(self, caller: _Caller) -> None:
-        caller.rest = self._request
-        caller.started = time.monotonic_ns()
-        self._send(caller)
-
-    def _send(self, caller: _Caller) -> None:
-        try:
-            caller.rest = caller.rest[caller.socket.send(caller.rest) :]
-        except BlockingIOError:
-            pass
-        waits = select.EPOLLIN | select.EPOLLOUT if caller.rest else select.EPOLLIN
-        self._poll.modify(caller.socket, waits)
-
-    def _receive(self, caller: _Caller) -> None:
-        try:
-            piece = caller.socket.recv(PIECE)
-        except BlockingIOError:
-            return
-        if not piece:
-            self._fail(caller, "closed before the answer")
-            return
-        caller.received += piece
-        if not caller.wanted and not self._read_head(caller):
-            return
-        if len(caller.received) >= caller.wanted:
-            self._finish(caller)
-
-    def _read_head(self, caller: _Caller) -> bool:
-        """Find how long the answer is; false while its head is not whole, or was no good."""
-        end = caller.received.find(b"\r\n\r\n")
-        if end < 0:
-            return False
-        head = caller.received[: end + 2]
-        length = _LENGTH.search(head)
-        if length is None:
-            self._fail(caller, "no Content-Length")
-            return False
-        caller.wanted = end + 4 + int(length[1])
-        caller.closes = bool(caller.rest) or _CLOSES.search(head) is not None
-        return True
-
-    def _finish(self, caller: _Caller) -> None:
-        now = time.monotonic_ns()
-        status = int(caller.received[9:12])
-        if status == OK:
-            self._report.answered += 1
-            if self._measured[0] <= now < self._measured[1]:
-                self._report.latencies.append((now - caller.started) // 1000)
-            if not self._report.body:
-                head = caller.received.find(b"\r\n\r\n")
-                self._report.body = caller.received[head + 4 : caller.wanted].decode("latin-1")
+    def _finish(self) -> None:
+        now, report = time.monotonic(), self._load.report
+        self._waiting = False
+        status = self._received[9:12].decode()
+        if status == "200":
+            report.answers.append((now, 1000 * (now - self._started)))
+            report.bodies[self._received.partition(b"\r\n\r\n")[2].decode()] += 1
+            self._send()
         else:
-            self._report.errors[f"status {status}"] += 1
-        caller.received, caller.wanted = b"", 0
-        if caller.closes or not self._sending:
-            self._drop(caller)
-            if self._sending:
-                self._report.reconnects += 1
-                self._connect()
-        else:
-            self._begin(caller)
-
-    def _fail(self, caller: _Caller, reason: str) -> None:
-        self._report.errors[reason] += 1
-        self._drop(caller)
-        if self._sending:
-            self._connect()
-
-    def _drop(self, caller: _Caller) -> None:
-        del self._callers[caller.socket.fileno()]
-        caller.socket.close()  # which takes it off the poll
-
-    def _drop_idle(self) -> None:
-        """Leave callers whose request has not been sent whole: nobody has begun to compute it."""
-        for caller in [caller for caller in self._callers.values() if caller.rest]:
-            self._drop(caller)
+            report.errors[f"status {status}"] += 1
+            asyncio.get_running_loop().call_later(PAUSE, self._send)
 
 
-def main(arguments: list[str]) -> None:
-    """Run the plan given as JSON and print the report as JSON."""
+def main(arguments: str) -> None:
+    """Run the load that the JSON object in `arguments` describes, and print the report as JSON."""
+    import uvloop
+
     gc.disable()
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, 4 * MOST_CALLERS), limit))
-    report = Generator(Plan(**json.loads(arguments[0]))).run()
-    json.dump(vars(report), sys.stdout)
+    plan = json.loads(arguments)
+    load = Load(plan["port"], Path(plan["request"]).read_bytes(), plan["callers"])
+    json.dump(vars(uvloop.run(load.run(plan["seconds"], plan["warm_up"]))), sys.stdout)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1])

@@ -1,6 +1,6 @@
-"""What is served and asked: models with random weights and a fixed seed, written once as real bundles.
+"""The models and requests of the workloads: real bundles with random weights from a fixed seed, written once.
 
-`python -m bench.samples FOLDER` writes them, in a process of its own because it needs TensorFlow.
+`python -m bench.samples FOLDER` writes them, in a separate process because it needs TensorFlow.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / "bench" / ".cache"
+LOGS = CACHE / "logs"
+RESULTS = ROOT / "bench" / "results"
 SEED = 0
 CLASSES = 1000
 GOLDEN = 32
-#: Rows that int8 is calibrated on, none of them golden.
+#: Rows that int8 is calibrated on, none of them a reference row.
 CALIBRATION = 200
 FEATURES = 30
-#: Random networks answer nearly the same for all labels; this spread of logits makes answers worth comparing.
+#: Random networks give all labels nearly the same probability; this spread of logits separates them.
 LOGITS = 2.0
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
@@ -34,18 +37,14 @@ Pixels = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Workload:
-    """One kind of request: `folder` holds its `model/` and the body."""
+    """One kind of request; its folder has `model/` and the file `body`, which every caller posts."""
 
     name: str
     title: str
     content_type: str
     algorithm: str
     body: str
-    has_limit: bool = False  # elsewhere HTTP is nearly all there is
-
-    def read_body(self, samples: Path) -> bytes:
-        """Give the bytes that every caller posts."""
-        return (samples / self.name / self.body).read_bytes()
+    has_limit: bool = False  # the other workloads are nearly all HTTP
 
 
 WORKLOADS = {
@@ -78,7 +77,8 @@ WORKLOADS = {
 
 
 def find_samples(cache: Path) -> Path:
-    """Give the folder with one subfolder a workload, written anew if the code that writes it has changed."""
+    """Return the folder with one subfolder per workload, written again if its source code has changed."""
+    cache.mkdir(exist_ok=True)
     sources = [Path(__file__), *(ROOT / "program" / "backends").rglob("*.py")]
     shared = ("tandem/images/codec.py", "algorithms/image_classifier/networks.py")
     sources += [ROOT / "program" / name for name in shared]
@@ -94,8 +94,8 @@ def find_samples(cache: Path) -> Path:
 
 
 def write_samples(folder: Path) -> None:
-    """Write each workload's model and body below `folder`, which is whole once it holds `complete`."""
-    from sklearn.datasets import load_digits
+    """Write each workload's model and body below `folder`, and the file `complete` at the end."""
+    import sklearn.datasets
 
     from tandem.images import codec
     from tandem.images.codec import Preprocessing
@@ -105,17 +105,18 @@ def write_samples(folder: Path) -> None:
     for workload in WORKLOADS.values():
         (folder / workload.name / "model").mkdir(parents=True, exist_ok=True)
 
-    photographs = Path(str(importlib.import_module("sklearn.datasets").__path__[0])) / "images"
+    photographs = Path(sklearn.datasets.__file__).parent / "images"
     (folder / "picture" / "flower.jpg").write_bytes((photographs / "flower.jpg").read_bytes())
     spec = Preprocessing(height=224, width=224)
     whole = [codec.decode((photographs / name).read_bytes()) for name in ("flower.jpg", "china.jpg")]
-    views = [(picture, 224, *place) for picture in whole for place in _places(224)][:GOLDEN]
-    views += [(picture, *view) for picture in whole for view in _other_views()]
-    crops = [picture[top : top + size, left : left + size] for picture, size, top, left in views]
+    corners = [(top, left) for top in range(0, 204, 60) for left in range(0, 417, 120)]
+    views = [(image, 224, *corner) for image in whole for corner in corners][:GOLDEN]
+    views += [(image, *view) for image in whole for view in _calibration_views()]
+    crops = [image[top : top + size, left : left + size] for image, size, top, left in views]
     rows = np.stack([codec.preprocess(np.ascontiguousarray(crop), spec) for crop in crops])
     _write_classifier(folder / "picture" / "model", "MobileNetV2", spec, rows, CLASSES)
 
-    grey = (load_digits().images * 255 / 16).round().astype(np.uint8)
+    grey = (sklearn.datasets.load_digits().images * 255 / 16).round().astype(np.uint8)
     (folder / "digits" / "digit.png").write_bytes(encode_png(grey[0].tolist()))
     spec = Preprocessing(height=32, width=32)
     digits = grey[: GOLDEN + CALIBRATION]
@@ -129,13 +130,8 @@ def write_samples(folder: Path) -> None:
     (folder / "complete").touch()
 
 
-def _places(size: int) -> list[tuple[int, int]]:
-    """Give where crops of `size` lie in a picture of 640 x 427 pixels, 16 of them."""
-    return [(top, left) for top in range(0, 427 - size + 1, 60) for left in range(0, 640 - size + 1, 120)]
-
-
-def _other_views() -> list[tuple[int, int, int]]:
-    """Give size, top and left of larger crops, from which int8 is calibrated."""
+def _calibration_views() -> list[tuple[int, int, int]]:
+    """Return size, top and left of larger crops, with which int8 is calibrated."""
     random = np.random.default_rng(SEED)
     sizes = random.integers(240, 420, CALIBRATION // 2).tolist()
     return [(size, int(random.integers(427 - size)), int(random.integers(640 - size))) for size in sizes]
@@ -152,7 +148,7 @@ def _write_classifier(model_dir: Path, architecture: str, spec: Any, rows: Pixel
     keras.utils.set_random_seed(SEED)
     network = build_network(architecture, spec.shape, classes)
     pixels = rows[:GOLDEN].astype(np.float32)
-    for _ in range(30):  # so that the normalizations fit what passes through them, as after training
+    for _ in range(30):  # fit the normalizations' statistics, as training does
         network(pixels, training=True)
     head = network.layers[-1]
     features = keras.Model(network.input, network.layers[-2].output)(pixels, training=False)

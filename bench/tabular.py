@@ -1,4 +1,4 @@
-"""A model that costs next to nothing, so that what is measured is the way to it."""
+"""A model that costs next to nothing, so that only the server is measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Model:
-    """The weights; any thread may use them, so no request is handed from one to another."""
+    """The weights; any thread may use them."""
 
     weights: Array
     concurrency: int
@@ -28,6 +28,6 @@ def model_fn(model_dir: Path, context: Context) -> Model:
 
 
 def predict_fn(data: Any, model: Model) -> Array:
-    """Give one row of scores a row."""
+    """Return one row of scores for each row."""
     scores: Array = np.asarray(data, dtype=np.float64) @ model.weights
     return scores

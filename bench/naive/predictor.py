@@ -1,6 +1,6 @@
-"""The tutorials' `predictor`: a Flask app whose class keeps the model, and `model.predict` a request.
+"""The tutorials' `predictor`: a Flask app that calls `model.predict` for each request.
 
-It resizes as ours does, so that its answers can be compared.
+It resizes as our server does, so that its answers can be compared.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if IS_KERAS:
 
 
 class ScoringService:
-    """Keeps the model, which the first call loads, in each worker on its own."""
+    """The model, which the first call in each worker loads."""
 
     model: ClassVar[Any] = None
 
     @classmethod
     def get_model(cls) -> Any:
-        """Give the model, loading it if need be."""
+        """Return the model; load it if necessary."""
         if cls.model is None:
             if IS_KERAS:
                 cls.model = load_model(MODEL_DIR / "model.h5", compile=False)
@@ -38,7 +38,7 @@ class ScoringService:
 
     @classmethod
     def predict(cls, rows: Any) -> Any:
-        """Give one answer a row."""
+        """Return one answer per row."""
         model = cls.get_model()
         return model.predict(rows, verbose=0) if IS_KERAS else np.asarray(rows) @ model
 
@@ -54,16 +54,16 @@ def ping() -> flask.Response:
 
 @app.post("/invocations")
 def invocations() -> flask.Response:
-    """Score one picture, or rows in JSON."""
+    """Score one image, or rows in JSON."""
     if flask.request.content_type == "application/json":
         predictions = ScoringService.predict(flask.request.get_json()["instances"]).tolist()
     else:
         _, height, width, _ = ScoringService.get_model().input_shape
-        picture = cv2.imdecode(np.frombuffer(flask.request.data, np.uint8), cv2.IMREAD_COLOR)
-        picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-        way = cv2.INTER_AREA if picture.shape[0] > height else cv2.INTER_CUBIC
-        picture = cv2.resize(picture, (width, height), interpolation=way)
-        row = ScoringService.predict(picture[np.newaxis].astype(np.float32))[0]
+        image = cv2.imdecode(np.frombuffer(flask.request.data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        interpolation = cv2.INTER_AREA if image.shape[0] > height else cv2.INTER_CUBIC
+        image = cv2.resize(image, (width, height), interpolation=interpolation)
+        row = ScoringService.predict(image[np.newaxis].astype(np.float32))[0]
         best = [{"label": str(i), "probability": float(row[i])} for i in np.argsort(-row)[:10]]
         predictions = [{**best[0], "probabilities": best}]
     return flask.Response(json.dumps({"predictions": predictions}), 200, mimetype="application/json")

@@ -1,4 +1,4 @@
-"""The tutorials' `serve`: nginx in front of gunicorn with a synchronous worker a core."""
+"""The tutorials' `serve`: nginx in front of gunicorn with a synchronous worker per core."""
 
 from __future__ import annotations
 
@@ -16,23 +16,12 @@ TIMEOUT = 60
 
 
 def main() -> None:
-    """Serve on port $PORT until SIGTERM, or until one of the two ends; files go to the folder $RUN_DIR."""
+    """Serve on port $PORT until SIGTERM or until one of the two ends, with files in the folder $RUN_DIR."""
     run, port = Path(os.environ["RUN_DIR"]), os.environ["PORT"]
     nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     bind = f"unix:{run}/gunicorn.sock" if nginx else f"127.0.0.1:{port}"
     workers = str(len(os.sched_getaffinity(0)))
-    gunicorn = [
-        "gunicorn",
-        "--timeout",
-        str(TIMEOUT),
-        "-k",
-        "sync",
-        "-b",
-        bind,
-        "-w",
-        workers,
-        "predictor:app",
-    ]
+    gunicorn = f"gunicorn --timeout {TIMEOUT} -k sync -b {bind} -w {workers} predictor:app".split()
     started = [subprocess.Popen([sys.executable, "-m", *gunicorn], cwd=HERE)]
     if nginx:
         text = string.Template((HERE / "nginx.conf").read_text())

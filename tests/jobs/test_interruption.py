@@ -1,15 +1,23 @@
 """The real `train`, interrupted and started again: its result is that of an uninterrupted job."""
 
+import contextlib
 import json
 import random
 import re
 import signal
 
 import pytest
-from bench.attempts import Interrupt, Job
-from bench.interruption import Reference
 
-from bench import interruption
+from interruptions import (
+    Interrupt,
+    Job,
+    Reference,
+    choose_interrupts,
+    compare,
+    cut_newest,
+    run_interrupted,
+    small_disk,
+)
 from sample_images import write_images
 
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
@@ -39,34 +47,34 @@ def make_job(tmp_path, pictures):
 def finished(tmp_path_factory, pictures):
     """A job without interruptions, and its result."""
     job = Job.make(tmp_path_factory.mktemp("finished") / "ml", pictures, **SMALL)
-    return job, Reference.make(job)
+    return job, Reference(job)
 
 
 @pytest.mark.parametrize(
     ("numbers", "between"),
     [
-        pytest.param([TERM], interruption.leave, id="TERM", marks=pytest.mark.slow),
-        pytest.param([KILL], interruption.cut_newest, id="KILL, and the newest checkpoint cut in half"),
+        pytest.param([TERM], lambda job: None, id="TERM", marks=pytest.mark.slow),
+        pytest.param([KILL], cut_newest, id="KILL, and the newest checkpoint cut in half"),
     ],
 )
 def test_an_interrupted_training_has_the_result_of_an_uninterrupted_one(make_job, finished, numbers, between):
     """Identical weights, metrics and epoch lines after interrupts at random steps."""
     _, reference = finished
-    interrupts = interruption.choose(random.Random(1), 2, reference.steps, numbers)
-    row = interruption.interrupt("a test", make_job(), reference, interrupts, between)
-    assert row.same_weights
-    assert row.same_curve
-    assert row.kills
-    assert row.repeated == 0 or numbers != [TERM]
+    interrupts = choose_interrupts(random.Random(1), 2, reference.steps, numbers)
+    found = run_interrupted(make_job(), reference, interrupts, between)
+    assert found.same_weights
+    assert found.same_curve
+    assert found.kills
+    assert found.repeated == 0 or numbers != [TERM]
 
 
 @pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_loses_only_that_one(make_job, finished):
     job = make_job()
-    row = interruption.interrupt("a test", job, finished[1], [Interrupt(KILL, saves=2)], interruption.leave)
-    assert row.same_weights
-    assert row.same_curve
-    assert row.kills == 1
+    found = run_interrupted(job, finished[1], [Interrupt(KILL, saves=2)])
+    assert found.same_weights
+    assert found.same_curve
+    assert found.kills == 1
     assert job.leftovers == []
 
 
@@ -93,17 +101,28 @@ def test_a_finished_job_that_is_started_again_only_saves_its_model(finished):
 
 @pytest.mark.slow
 def test_a_full_disk_fails_the_job_and_loses_no_checkpoint(make_job, finished):
-    job, reference = finished
-    size = job.checkpoints[-1].stat().st_size
-    try:
-        row, failure = interruption.fill_disk(make_job(), reference, size)
-    except PermissionError as error:
-        pytest.skip(str(error))
-    assert re.match(
-        r"the disk is full: a checkpoint needs \d+ bytes in \S+/checkpoints, which has \d+", failure
-    )
-    assert row.same_weights
-    assert row.same_curve
+    reference_job, reference = finished
+    size = reference_job.checkpoints[-1].stat().st_size
+    job = make_job()
+    with contextlib.ExitStack() as stack:
+        try:
+            # One checkpoint fits and two do not. The first is smaller: it has no weights of a best epoch.
+            resize = stack.enter_context(small_disk(job.root / "checkpoints", size * 5 // 4))
+        except PermissionError as error:
+            pytest.skip(str(error))
+        failed = job.start()
+        assert failed.status == 1, failed.log
+        assert re.match(
+            r"the disk is full: a checkpoint needs \d+ bytes in \S+/checkpoints, which has \d+", job.failure
+        )
+        assert len(job.checkpoints) == 1
+        assert job.leftovers == []
+        resize(size * 8)
+        resumed = job.start()
+        assert resumed.status == 0, resumed.log
+        found = compare(job, reference, [failed, resumed], kills=1)
+    assert found.same_weights
+    assert found.same_curve
 
 
 def set_hyperparameters(job, **changes):
@@ -118,9 +137,8 @@ def test_the_checkpoint_of_another_training_is_rejected_but_more_epochs_are_allo
     set_hyperparameters(job, batch_size="4")
     refused = job.start()
     assert refused.status == 1, refused.log
-    failure = (job.root / "output" / "failure").read_text()
-    assert "batch_size was 8 and is 4 now" in failure
-    assert "empty the checkpoint location" in failure
+    assert "batch_size was 8 and is 4 now" in job.failure
+    assert "empty the checkpoint location" in job.failure
     set_hyperparameters(job, batch_size="8", epochs="2")
     resumed = job.start()
     assert resumed.status == 0, resumed.log
