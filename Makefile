@@ -1,4 +1,4 @@
-# What one does with this tree; `make help` lists it.
+# All commands of this project; `make help` lists them.
 .PHONY: help environment sample-data demo test test-all test-environment coverage fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench faults soak variants plan bench-images bench-train bench-interruption bench-hosts
 .DELETE_ON_ERROR:
 
@@ -9,12 +9,12 @@ SCRIPTS = $(wildcard *.sh */*.sh */*/*.sh .ci/run)
 EXECUTABLES = $(wildcard program/train program/serve)
 CACHES := .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-help: ## this list
+help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-environment: $(VENV)/installed ## everything needed, into .venv (PYTHON= another interpreter, 3.10 to 3.13)
+environment: $(VENV)/installed ## install all requirements into .venv (PYTHON= another interpreter, 3.10 to 3.13)
 
-# The stamp, a copy of what was installed, comes last: an interrupted installation has none and starts afresh.
+# The stamp, a copy of the installed requirements, is written last: an interrupted installation starts again.
 $(VENV)/installed: $(REQUIREMENTS)/dev.txt
 	@if cmp -s $< $@; then touch $@; exit; fi; \
 	fail() { echo "$$1" >&2; exit 1; }; \
@@ -22,16 +22,16 @@ $(VENV)/installed: $(REQUIREMENTS)/dev.txt
 	"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 		fail "$(PYTHON) is $$("$(PYTHON)" --version 2>&1), but TensorFlow needs Python 3.10 to 3.13; set PYTHON=."; \
 	"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
-		fail "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv"; \
-	echo "Installing $< into $(VENV); this takes some minutes the first time." && \
+		fail "$(PYTHON) cannot create virtual environments; on Debian and Ubuntu: apt-get install python3-venv"; \
+	echo "Installing $< into $(VENV); this takes a few minutes the first time." && \
 	"$(PYTHON)" -m venv --clear $(VENV) && \
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< && \
 	cp $< $@
 
-sample-data: environment ## handwritten digits as PNG files, into local_test/test_dir
+sample-data: environment ## write handwritten digits as PNG files to local_test/test_dir
 	$(VENV)/bin/python local_test/digits.py
 
-demo: environment ## all of it: sample data, train, serve, predict, and one table of the answers
+demo: environment ## run everything: write sample data, train, serve, predict, and print a table of predictions
 	$(VENV)/bin/python local_test/demo.py
 
 test: test-environment ## run the quick tests, a few minutes on two cores (PYTEST_ARGS= options of pytest, such as "-k NAME")
@@ -61,17 +61,17 @@ test-sdk: $(VENV)/sdk2/installed $(VENV)/sdk3/installed ## the real SageMaker SD
 	$(MAKE) --no-print-directory cpu-image IMAGE=tandem TAG=cpu
 	REQUIRE_SDK=1 $(VENV)/bin/python -m pytest -m sdk $(PYTEST_ARGS)
 
-fuzz: environment ## throw 250,000 broken inputs at the decoders, for some minutes (FUZZ_ARGS= --seed, --inputs, --jobs, …)
+fuzz: environment ## test the decoders with 250,000 mutated files; takes a few minutes (FUZZ_ARGS= --seed, --inputs, --jobs, …)
 	PYTHONPATH=program:tests $(VENV)/bin/python -m fuzz $(FUZZ_ARGS)
 
-lint: environment ## ruff, mypy and shellcheck
+lint: environment ## run ruff, mypy, import-linter and shellcheck
 	$(VENV)/bin/python -m ruff check . $(EXECUTABLES)
 	$(VENV)/bin/python -m ruff format --check . $(EXECUTABLES)
 	MYPYPATH=local_test $(VENV)/bin/python -m mypy program local_test bench
 	PYTHONPATH=program $(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/shellcheck $(SCRIPTS)
 
-lock: environment ## write docker/requirements/*.txt anew from *.in (LOCK_ARGS=--upgrade for newer versions)
+lock: environment ## write docker/requirements/*.txt from *.in (LOCK_ARGS=--upgrade for newer versions)
 	$(LOCK) $(REQUIREMENTS)/cpu.in -o $(REQUIREMENTS)/cpu.txt
 	$(LOCK) $(REQUIREMENTS)/dev.in -c $(REQUIREMENTS)/cpu.txt -o $(REQUIREMENTS)/dev.txt
 	$(LOCK) $(REQUIREMENTS)/pip.in -o $(REQUIREMENTS)/pip.txt
@@ -87,10 +87,10 @@ lock: environment ## write docker/requirements/*.txt anew from *.in (LOCK_ARGS=-
 LOCK = $(VENV)/bin/uv pip compile --no-config --universal --python-version 3.10 --generate-hashes \
 	--no-annotate --no-header --quiet $(LOCK_ARGS)
 
-cpu-image: ## the image for CPU training and serving (IMAGE= TAG= BASE_IMAGE= ALGORITHM=)
-gpu-image: ## the image for GPUs, which works without one too (CUDA=11: for a K80, and for hosts with driver 470)
-serve-image: ## the small image that can only serve, on CPUs, without TensorFlow
-# The two variables in front: one platform and no attestations, as SageMaker takes no index of images.
+cpu-image: ## build the image that trains and serves on CPUs (IMAGE= TAG= BASE_IMAGE= ALGORITHM=)
+gpu-image: ## build the image for GPUs, which works on CPUs too (CUDA=11: for a K80, and for hosts with driver 470)
+serve-image: ## build the small image that only serves, on CPUs, without TensorFlow
+# The two environment variables: one platform and no attestations, because SageMaker does not accept an image index.
 cpu-image gpu-image serve-image: TARGET = $(@:-image=)
 cpu-image gpu-image serve-image:
 	$(if $(filter 11 12,$(CUDA)),,$(error CUDA is $(CUDA), expected 12 or 11))
@@ -104,21 +104,21 @@ IMAGE ?= tandem
 BASE_IMAGE ?= debian:bookworm-slim
 ALGORITHM ?= algorithms.image_classifier
 CUDA ?= 12
-# The labels; an address of the source that holds a password goes in without it.
+# For the labels; a password in the URL of the git remote is removed.
 VERSION ?= $(shell git describe --always --tags --dirty 2>/dev/null)
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
 SOURCE ?= $(shell git remote get-url origin 2>/dev/null | sed 's|//[^/@]*@|//|')
 
-sbom: $(VENV)/sbom/installed ## what is in the images that are built, as CycloneDX, into sbom/ (IMAGE= TAG= one of them)
+sbom: $(VENV)/sbom/installed ## write the contents of the built images to sbom/, as CycloneDX (IMAGE= TAG= for one of them)
 	@mkdir -p sbom
 	@made=; for tag in $(or $(TAG),serve cpu gpu gpu-cuda11); do \
 		$(DOCKER) image inspect "$(IMAGE):$$tag" >/dev/null 2>&1 || continue; \
 		made=sbom/$$(printf %s "$(IMAGE)_$$tag" | tr -c 'A-Za-z0-9._-' _).cdx.json; \
 		PATH="$(CURDIR)/$(VENV)/sbom/bin:$$PATH" docker/sbom.sh "$(IMAGE):$$tag" "$$made" && echo "$$made" || exit; \
 	done; \
-	[ -n "$$made" ] || { echo "There is no image $(IMAGE):$(or $(TAG),cpu); make it first, as with make cpu-image." >&2; exit 1; }
+	[ -n "$$made" ] || { echo "There is no image $(IMAGE):$(or $(TAG),cpu); build it first, for example with make cpu-image." >&2; exit 1; }
 
-# Environments of their own, for what must not meet the versions that serve.
+# Separate environments, for packages that conflict with the versions in .venv or must not influence them.
 $(VENV)/%/installed: $(REQUIREMENTS)/%.txt | environment
 	$(VENV)/bin/python -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
@@ -151,7 +151,7 @@ bench-interruption: sample-data ## train, killed at random steps and resumed, ag
 bench-hosts: sample-data ## train on 1, 2 and 3 hosts: equal curves, pictures a second, lost hosts; wants root (BENCH_ARGS=--help)
 	$(VENV)/bin/python -m bench.hosts $(BENCH_ARGS)
 
-clean: ## remove .venv, caches, the trained model, its output and the sample data; your own pictures stay
+clean: ## remove .venv, caches, the trained model, its output and the sample data; your own images are kept
 	rm -rf $(VENV) $(CACHES) local_test/test_dir/model local_test/test_dir/output
 	rm -f local_test/test_dir/.digits-* local_test/test_dir/*/[0-9]/digit-*.png local_test/test_dir/*/*/*/[0-9]/digit-*.png
 	find local_test/test_dir -type d -empty -delete

@@ -5,12 +5,12 @@ usage() {
   cat <<'TEXT'
 Usage: serve.sh [IMAGE]
 
-Serves the trained model as SageMaker would, until Ctrl-C: with IMAGE in a container of it, which cannot
-write to the model, without IMAGE as a plain process of this tree. `predict.sh FILE` asks it.
+Serves the trained model as SageMaker does, until Ctrl-C. With IMAGE, it runs a container in which the model
+is read-only. Without IMAGE, it runs this tree's program/serve. Send requests with `predict.sh FILE`.
 
-  TEST_DIR   the miniature /opt/ml that holds model/ (default: test_dir beside this script)
-  PORT       the port on this machine (default: 8080)
-  GPUS       with IMAGE: the GPUs the container gets, for example all (default: none)
+  TEST_DIR   the folder to use as /opt/ml, with model/ in it (default: test_dir beside this script)
+  PORT       the port on this computer (default: 8080)
+  GPUS       with IMAGE: the GPUs for the container, for example all (default: none)
 TEXT
 }
 
@@ -29,18 +29,18 @@ image=${1-}
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 TEST_DIR=${TEST_DIR:-$here/test_dir}
 PORT=${PORT:-8080}
-[ -d "$TEST_DIR/model" ] || fail "there is no $TEST_DIR/model; train.sh makes one."
+[ -d "$TEST_DIR/model" ] || fail "there is no $TEST_DIR/model; run train.sh first."
 TEST_DIR=$(CDPATH='' cd -- "$TEST_DIR" && pwd)
 
 if [ -z "$image" ]; then
   python=$here/../.venv/bin/python
   if [ ! -x "$python" ]; then
     python=$(command -v python3) || fail "there is no python3; install it, then run 'make environment'."
-    echo "serve.sh: there is no .venv, so python3 runs it; 'make environment' makes one with all it needs." >&2
+    echo "serve.sh: there is no .venv, so python3 is used; 'make environment' creates a .venv with all requirements." >&2
   fi
   SAGEMAKER_BASE_DIR=$TEST_DIR SAGEMAKER_BIND_TO_PORT=$PORT exec "$python" "$here/../program/serve"
 fi
 
-command -v docker >/dev/null || fail 'docker is not installed; without IMAGE a plain process serves.'
-docker version >/dev/null 2>&1 || fail "the Docker engine does not answer; see what 'docker version' says."
+command -v docker >/dev/null || fail 'docker is not installed; install it, or run serve.sh without IMAGE.'
+docker version >/dev/null 2>&1 || fail "the Docker engine does not answer; run 'docker version' to see why."
 exec docker run --rm --env-file "$here/settings.env" ${GPUS:+--gpus "$GPUS"} -v "$TEST_DIR/model:/opt/ml/model:ro" -p "$PORT:8080" "$image" serve

@@ -36,7 +36,7 @@ class HttpClient:
     """Requests to a port of this machine, each on a connection of its own."""
 
     def __init__(self, port):
-        self._port = port
+        self.port = port
 
     def get(self, path):
         return self.request("GET", path)
@@ -46,7 +46,7 @@ class HttpClient:
         return self.request("POST", path, data, {**types, **dict(headers)})
 
     def request(self, method, path, data=None, headers=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             connection.request(method, path, data, headers or {})
             response = connection.getresponse()

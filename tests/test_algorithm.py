@@ -19,7 +19,7 @@ def write_program(folder, text, name="inference.py"):
     return path
 
 
-def test_what_a_module_does_not_define_has_a_default(context):
+def test_functions_that_a_module_lacks_have_defaults(context):
     algorithm = load_algorithm("fixtures.echo")
     assert algorithm.input_fn(b"[1, 2]", "application/json", context) == [1, 2]
     assert algorithm.output_fn([1, 2], "application/json", context) == b'{"predictions": [1, 2]}'
@@ -32,7 +32,7 @@ def test_a_function_gets_the_context_only_if_it_takes_one(tmp_path, context):
         tmp_path / "code",
         "def model_fn(model_dir, context): return context.cores\n"
         "def predict_fn(data, model): return [model] * len(data)\n"
-        "def output_fn(*everything): return str(len(everything))\n",
+        "def output_fn(*arguments): return str(len(arguments))\n",
     )
     algorithm = load_algorithm("", program)
     assert algorithm.model_fn(tmp_path, context) == 1
@@ -40,7 +40,7 @@ def test_a_function_gets_the_context_only_if_it_takes_one(tmp_path, context):
     assert algorithm.output_fn([], "text/csv", context) == "3"
 
 
-def test_a_program_finds_its_neighbours_and_hides_no_module(tmp_path):
+def test_a_program_can_import_its_neighbours_and_hides_no_module(tmp_path):
     write_program(tmp_path / "code", "ANSWER = 42\n", "neighbour_of_json.py")
     program = write_program(
         tmp_path / "code", "from neighbour_of_json import ANSWER\nMAX_BATCH_ROWS = ANSWER\n", "json.py"
@@ -51,7 +51,7 @@ def test_a_program_finds_its_neighbours_and_hides_no_module(tmp_path):
     sys.path.remove(str(tmp_path / "code"))
 
 
-def test_no_such_module_is_told_from_a_missing_import():
+def test_a_missing_module_is_distinguished_from_a_missing_import():
     with pytest.raises(UserError, match=r"no algorithm 'algorithms.nonsense'"):
         load_algorithm("algorithms.nonsense")
     with pytest.raises(UserError, match="no algorithm 'nowhere.at.all'"):
@@ -61,7 +61,7 @@ def test_no_such_module_is_told_from_a_missing_import():
     assert not isinstance(caught.value, UserError)
 
 
-def test_no_name_says_what_to_set():
+def test_the_error_without_a_name_says_what_to_set():
     with pytest.raises(UserError, match="set ALGORITHM"):
         load_algorithm("")
 

@@ -1,4 +1,4 @@
-"""Hyperparameters as every producer writes them, and what is said about wrong ones."""
+"""Hyperparameters in every form in which a job may send them, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Declared:
     dropout: float = hyperparameter(0.0, help="Share dropped.", minimum=0, exclusive_maximum=1)
     optimizer: str = hyperparameter("adam", help="Which one.", choices=["adam", "sgd"])
     architecture: str = hyperparameter("small", help="Name of the network.")
-    augment: bool = hyperparameter(default=True, help="Whether pictures are varied.")
-    batch_size: int | None = hyperparameter(None, help="Pictures a step.", minimum=1)
-    labels: Optional[str] = hyperparameter(None, help="Text or none.")  # noqa: UP045 - both spellings count
+    augment: bool = hyperparameter(default=True, help="Whether images are varied.")
+    batch_size: int | None = hyperparameter(None, help="Images per step.", minimum=1)
+    labels: Optional[str] = hyperparameter(None, help="Text or none.")  # noqa: UP045 - both spellings work
     layers: list[int] = hyperparameter([64, 32], help="Units a layer.", minimum=1)
     rates: list[float] = hyperparameter([0.5], help="Numbers.")
     tags: list[str] = hyperparameter([], help="Texts.")
@@ -47,7 +47,7 @@ def refusal(raw: dict[str, Any], declaration: type = Declared) -> str:
 
 
 def dialects(value: Any) -> list[Any]:
-    """Return a value as the console, SDK 2, SDK 3, a tuning job and a hand-written file give it."""
+    """Return a value as the console, SDK 2, SDK 3, a tuning job and a hand-written file send it."""
     plain = value if isinstance(value, str) else json.dumps(value)
     return [value, str(value), plain, json.dumps(plain), json.dumps(json.dumps(plain))]
 
@@ -88,7 +88,7 @@ SCALARS = st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(a
 
 @settings(deadline=None, max_examples=150)
 @given(SCALARS | st.lists(SCALARS.filter(lambda x: x is not None and abs(x) != float("inf")), max_size=4))
-def test_what_any_producer_encodes_is_decoded_again(value):
+def test_every_encoding_is_decoded(value):
     assert decode(json.dumps(value)) == value
     assert decode(json.dumps(json.dumps(value))) == value
     if not isinstance(value, float):
@@ -97,7 +97,7 @@ def test_what_any_producer_encodes_is_decoded_again(value):
 
 @settings(deadline=None, max_examples=150)
 @given(st.text(max_size=80))
-def test_no_text_at_all_breaks_the_decoder(text):
+def test_any_text_can_be_decoded(text):
     decode(text)
 
 
@@ -128,7 +128,7 @@ def test_a_typed_value_is_the_same_in_every_dialect(name, value):
         assert type(got) is type(value), raw
 
 
-def test_what_is_left_out_has_its_default():
+def test_missing_parameters_have_their_defaults():
     assert read() == Declared()
     assert read().layers is not Declared().layers
 
@@ -159,7 +159,7 @@ def test_these_mean_false(text):
 
 
 @pytest.mark.parametrize("text", ["", "None", "null", "none", '""', '"None"', None])
-def test_nothing_means_none_where_that_is_allowed(text):
+def test_an_empty_value_means_none_if_none_is_allowed(text):
     assert read(batch_size=text).batch_size is None
     assert read(labels=text).labels is None
 
@@ -228,14 +228,14 @@ def test_a_list_may_be_written_with_commas_or_as_one_value():
         ("tags", "['a', 'b'", "a list, each item text"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_is_allowed(name, text, allowed):
+def test_a_wrong_value_is_rejected_with_the_allowed_ones(name, text, allowed):
     message = refusal({name: text})
     assert message.startswith(f"hyperparameter '{name}' is {text!r:.60}; it must be ")
     assert allowed in message
     assert len(message) < 250
 
 
-def test_everything_wrong_is_reported_at_once():
+def test_every_fault_is_reported_at_once():
     message = refusal({"epochs": "x", "dropout": "2", "momentun": "1", "optimizer": "sgd"})
     for part in ("'epochs' is 'x'", "'dropout' is '2'", "'momentun' is unknown"):
         assert part in message
@@ -249,12 +249,12 @@ def test_an_unknown_name_gets_a_suggestion_and_the_known_ones():
     assert message.endswith(f"Known are: {', '.join(sorted(p.name for p in describe(Declared)))}.")
 
 
-def test_hyphens_are_as_good_as_underscores_but_not_both():
+def test_hyphens_may_replace_underscores_but_not_beside_them():
     assert convert({"learning-rate": "0.5"}, Declared).learning_rate == 0.5
     assert "given twice" in refusal({"learning-rate": "0.5", "learning_rate": "0.5"})
 
 
-def test_what_the_platform_adds_is_dropped():
+def test_reserved_keys_are_dropped():
     added = {
         "sagemaker_program": '"train.py"',
         "sagemaker_mpi_enabled": "false",
@@ -275,7 +275,7 @@ def test_a_reserved_name_that_is_declared_is_not_dropped():
 
 @settings(deadline=None, max_examples=150)
 @given(st.dictionaries(st.sampled_from([p.name for p in describe(Declared)]), st.text(max_size=20)))
-def test_any_text_is_either_converted_within_its_limits_or_refused(raw):
+def test_any_text_is_converted_within_the_limits_or_rejected(raw):
     try:
         got = convert(raw, Declared)
     except UserError as error:
@@ -287,7 +287,7 @@ def test_any_text_is_either_converted_within_its_limits_or_refused(raw):
     assert got.optimizer in {"adam", "sgd"}
 
 
-def test_describe_gives_what_a_table_and_a_tuning_range_need():
+def test_describe_returns_the_values_for_a_table_and_a_tuning_range():
     parameters = {parameter.name: parameter for parameter in describe(Declared)}
     rate = parameters["learning_rate"]
     assert (rate.type, rate.default, rate.exclusive_minimum, rate.maximum) == ("float", 0.001, 0, 1)
@@ -312,13 +312,13 @@ def test_plain_dataclass_fields_need_no_limits():
 
 
 @pytest.mark.parametrize("hint", ["dict", "list", "int | str", "Any"])
-def test_a_type_that_no_text_can_be_is_the_authors_mistake(hint):
+def test_an_unsupported_type_is_an_error_of_the_declaration(hint):
     wrong = type("Wrong", (), {"__annotations__": {"x": hint}, "x": None, "__module__": __name__})
-    with pytest.raises(TypeError, match="hyperparameter 'x' is declared as"):
+    with pytest.raises(TypeError, match="the field 'x' is declared as"):
         describe(dataclass(wrong))
 
 
-def test_a_default_out_of_its_range_is_the_authors_mistake():
+def test_a_default_outside_its_range_is_an_error_of_the_declaration():
     @dataclass
     class Wrong:
         x: int = hyperparameter(0, help="", minimum=1)
@@ -328,7 +328,7 @@ def test_a_default_out_of_its_range_is_the_authors_mistake():
 
 
 @pytest.mark.parametrize("width", [60, 100])
-def test_the_help_is_aligned_and_no_line_too_long(width):
+def test_the_help_is_an_aligned_table_of_limited_width(width):
     text = render_help(Declared, width)
     lines = text.splitlines()
     assert max(map(len, lines)) <= width
@@ -338,4 +338,4 @@ def test_the_help_is_aligned_and_no_line_too_long(width):
         (line,) = [line for line in lines if line.startswith(f"{parameter.name} ")]
         assert line[column - 1] == " "
         assert line[column:].startswith(parameter.default_text[:5])
-    assert " ".join(text.split()).count("Pictures") >= 1
+    assert " ".join(text.split()).count("Images") >= 1

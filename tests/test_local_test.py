@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 60
 TRAINING = Path("input", "data", "training")
 
-#: Stands for program/train and program/serve: writes down how it was started.
+#: Replaces program/train and program/serve: prints how it was started.
 RECORDER = """
 import json, os, sys
 names = ("SAGEMAKER_BASE_DIR", "SAGEMAKER_BIND_TO_PORT")
@@ -28,7 +28,7 @@ print(json.dumps({"pid": os.getpid(), "argv": sys.argv[1:], "env": {n: os.enviro
 sys.exit(5)
 """
 
-#: Stands for docker: appends its arguments to a log; with DOCKER_WAITS a run of train lasts until SIGTERM.
+#: Replaces docker: appends its arguments to a log; with DOCKER_WAITS, `train` runs until SIGTERM.
 DOCKER = f"""#!{sys.executable}
 import json, os, signal, sys
 with open(os.environ["DOCKER_LOG"], "a") as log:
@@ -41,7 +41,7 @@ wanted = os.environ.get("DOCKER_FAILS", "")
 sys.exit(3 if wanted and wanted in sys.argv else 0)
 """
 
-#: Stands for program/serve: knows a digit by its folder; LABEL makes it say that, BROKEN makes it die.
+#: Replaces program/serve: predicts the name of a digit's folder, or LABEL; with BROKEN it exits at once.
 ORACLE = """
 import glob, http.server, json, os, signal, sys, threading
 root = os.environ["SAGEMAKER_BASE_DIR"]
@@ -65,26 +65,32 @@ server.serve_forever()
 
 
 def run(*command, cwd=None, **env):
-    """Run a command to its end; a variable given as None is not set."""
+    """Run a command and return the completed process; a variable that is None is unset."""
     variables = {name: value for name, value in {**os.environ, **env}.items() if value is not None}
     return subprocess.run(
         command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=SECONDS, check=False
     )
 
 
-def read_pictures(root):
-    """Give path → pixels of every PNG below a folder, as OpenCV reads them."""
+def read_images(root):
+    """Return the pixels of every PNG file below a folder, by path, as OpenCV reads them."""
     return {
         path.relative_to(root): cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in root.rglob("*.png")
     }
 
 
+@pytest.fixture(scope="module")
+def sample_data(digits):
+    """Return a folder with the sample data, which tests must not change."""
+    return digits
+
+
 @pytest.fixture
 def tree(tmp_path):
-    """Give a copy of local_test beside programs that only tell how they were started."""
+    """Return a copy of local_test beside programs that only print how they were started."""
     root = tmp_path / "a tree"
-    nothing_made = shutil.ignore_patterns("data", "held_out", "model", "output", ".*", "__pycache__")
-    shutil.copytree(ROOT / "local_test", root / "local_test", ignore=nothing_made)
+    generated = shutil.ignore_patterns("data", "held_out", "model", "output", ".*", "__pycache__")
+    shutil.copytree(ROOT / "local_test", root / "local_test", ignore=generated)
     (root / "program").mkdir()
     for name in ("train", "serve"):
         (root / "program" / name).write_text(RECORDER)
@@ -96,7 +102,7 @@ def tree(tmp_path):
 
 @pytest.fixture
 def test_dir(tmp_path):
-    """Another miniature /opt/ml, whose path holds a space."""
+    """Another folder to use as /opt/ml, with a space in its path."""
     root = tmp_path / "opt ml"
     (root / TRAINING).mkdir(parents=True)
     (root / "model").mkdir()
@@ -105,7 +111,7 @@ def test_dir(tmp_path):
 
 @pytest.fixture
 def docker(tmp_path):
-    """Make a docker that records: `env` puts it on PATH, `calls()` gives the arguments of each run."""
+    """Write a fake docker: `env` puts it on PATH, `calls()` returns the arguments of each `docker run`."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "docker").write_text(DOCKER)
@@ -122,7 +128,7 @@ def docker(tmp_path):
 
 @pytest.fixture
 def bare_path(tmp_path):
-    """Give a PATH on which there is neither docker nor curl nor python3."""
+    """Return a PATH without docker, curl and python3."""
     folder = tmp_path / "bare"
     folder.mkdir()
     for name in ("bash", "cat", "dirname", "mkdir", "printf", "tr"):
@@ -132,7 +138,7 @@ def bare_path(tmp_path):
 
 @pytest.fixture
 def endpoint():
-    """Run a real HTTP server that records requests and answers `reply`: (status, body)."""
+    """Run a real HTTP server that records requests and responds with `reply`: (status, body)."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -157,34 +163,34 @@ def endpoint():
 
 
 class TestSampleData:
-    def test_pictures_are_the_digits_of_the_data_set(self, digits):
-        """Each PNG is 8-bit grey, has the data set's values times 255/16, and lies in its label's folder."""
+    def test_images_are_the_digits_of_the_data_set(self, sample_data):
+        """Each PNG is 8-bit grey, has the data set's values times 255/16, and is in its label's folder."""
         from sklearn.datasets import load_digits
 
         values, labels = load_digits(return_X_y=True)
-        pictures = read_pictures(digits)
-        assert len(pictures) == 1797
-        for path, picture in pictures.items():
+        images = read_images(sample_data)
+        assert len(images) == 1797
+        for path, pixels in images.items():
             number = int(path.stem.removeprefix("digit-"))
-            assert picture.dtype == np.uint8
-            np.testing.assert_array_equal(np.round(picture / 255 * 16), values[number].reshape(8, 8))
+            assert pixels.dtype == np.uint8
+            np.testing.assert_array_equal(np.round(pixels / 255 * 16), values[number].reshape(8, 8))
             assert path.parent.name == str(labels[number])
 
-    def test_a_stratified_fifth_is_held_out(self, digits):
-        """Every class gives a fifth of its pictures to held_out, none of which is in a channel."""
-        training, held_out = read_pictures(digits / TRAINING), read_pictures(digits / "held_out")
+    def test_a_stratified_fifth_is_held_out(self, sample_data):
+        """20 % of each class is in held_out, and none of these images is in a channel."""
+        training, held_out = read_images(sample_data / TRAINING), read_images(sample_data / "held_out")
         assert len(held_out) == 360
         assert {path.name for path in training}.isdisjoint(path.name for path in held_out)
         for label in map(str, range(10)):
             kept = sum(path.parts[0] == label for path in training)
             apart = sum(path.parts[0] == label for path in held_out)
             assert 0.18 < apart / (kept + apart) < 0.22
-        assert sorted(path.name for path in digits.iterdir()) == ["held_out", "input"]
-        assert [path.name for path in (digits / "input/data").iterdir()] == ["training"]
+        assert sorted(path.name for path in sample_data.iterdir()) == ["held_out", "input"]
+        assert [path.name for path in (sample_data / "input/data").iterdir()] == ["training"]
 
-    def test_second_run_repairs_and_leaves_the_rest(self, digits, tmp_path):
-        """A missing and a cut file come back with the same bytes; a picture of the user's own stays."""
-        root = shutil.copytree(digits, tmp_path / "copy")
+    def test_a_second_run_repairs_files_and_keeps_the_others(self, sample_data, tmp_path):
+        """A missing and a truncated file are restored byte for byte; the user's own image is kept."""
+        root = shutil.copytree(sample_data, tmp_path / "copy")
         missing, cut, *_ = sorted((root / TRAINING / "7").iterdir())
         own = root / TRAINING / "7" / "mine.png"
         missing.unlink()
@@ -197,11 +203,11 @@ class TestSampleData:
         assert own.read_bytes() == b"mine"
         own.unlink()
         files = {p.relative_to(root): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-        expected = {p.relative_to(digits): p.read_bytes() for p in digits.rglob("*") if p.is_file()}
+        expected = {p.relative_to(sample_data): p.read_bytes() for p in sample_data.rglob("*") if p.is_file()}
         assert files == expected
 
-    def test_a_place_that_cannot_be_written_gives_a_sentence(self, tmp_path):
-        """A file in the place of the folder ends the script with one line and not with a trace."""
+    def test_a_folder_that_cannot_be_written_is_reported(self, tmp_path):
+        """If the folder is a file, the script prints one line and no traceback."""
         (tmp_path / "file").write_text("")
         done = run(sys.executable, ROOT / "local_test/digits.py", tmp_path / "file")
         assert done.returncode == 1
@@ -213,14 +219,14 @@ class TestSampleData:
 class TestUsage:
     @pytest.mark.parametrize("option", ["-h", "--help"])
     def test_help(self, script, option):
-        """-h and --help describe the script on standard output and end with 0."""
+        """-h and --help print the usage on standard output and exit with 0."""
         done = run(ROOT / "local_test" / script, option, PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
         assert (done.returncode, done.stderr) == (0, "")
         assert "usage" in done.stdout.lower()
         assert len(done.stdout.splitlines()) > 5
 
-    def test_an_option_that_is_none_is_refused(self, script):
-        """An unknown option ends with 2 and the usage on standard error."""
+    def test_an_unknown_option_is_rejected(self, script):
+        """An unknown option prints the usage on standard error and exits with 2."""
         done = run(ROOT / "local_test" / script, "--gpu", PATH=f"{Path(sys.executable).parent}:/usr/bin:/bin")
         assert done.returncode == 2
         assert "usage" in done.stderr.lower()
@@ -228,8 +234,8 @@ class TestUsage:
 
 class TestPlainProcess:
     @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
-    def test_starts_the_tree_beside_it(self, tree, test_dir, tmp_path, script):
-        """From any directory and with a relative TEST_DIR, the script becomes the program."""
+    def test_the_script_executes_the_program_of_its_tree(self, tree, test_dir, tmp_path, script):
+        """From any directory and with a relative TEST_DIR, the script replaces itself with the program."""
         command = [tree / "local_test" / script]
         env = {**os.environ, "TEST_DIR": "opt ml", "PORT": "8123"}
         with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE) as process:
@@ -244,15 +250,15 @@ class TestPlainProcess:
         else:
             assert (test_dir / "output").is_dir()
 
-    def test_train_leaves_what_is_there(self, tree, test_dir):
-        """train.sh itself deletes nothing, so that a failed training keeps the model before it."""
+    def test_train_keeps_existing_files(self, tree, test_dir):
+        """train.sh itself deletes nothing, so a failed training job keeps the previous model."""
         (test_dir / "model/model.h5").write_text("old")
         run(tree / "local_test/train.sh", TEST_DIR=str(test_dir))
         assert (test_dir / "model/model.h5").read_text() == "old"
 
     @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
-    def test_without_a_venv_python3_is_used_and_said(self, tree, test_dir, script):
-        """Without .venv the python3 of PATH runs, and the way to the environment is told."""
+    def test_without_a_venv_python3_is_used(self, tree, test_dir, script):
+        """Without .venv, the script uses the python3 on PATH and names the command that creates a .venv."""
         (tree / ".venv/bin/python").unlink()
         done = run(tree / "local_test" / script, TEST_DIR=str(test_dir))
         assert done.returncode == 5
@@ -260,21 +266,21 @@ class TestPlainProcess:
 
     @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
     def test_without_any_python(self, tree, test_dir, bare_path, script):
-        """Without any Python there is one sentence."""
+        """Without any Python, the script fails with one sentence."""
         (tree / ".venv/bin/python").unlink()
         done = run(tree / "local_test" / script, TEST_DIR=str(test_dir), PATH=bare_path)
         assert done.returncode == 1
         assert done.stderr == f"{script}: there is no python3; install it, then run 'make environment'.\n"
 
     def test_nothing_to_train_on(self, tree):
-        """The test_dir of a fresh checkout has no data: train.sh says how to get some."""
+        """The test_dir of a fresh checkout has no data: train.sh names the command that writes some."""
         done = run(tree / "local_test/train.sh", TEST_DIR=None)
         assert done.returncode == 1
         assert "make sample-data" in done.stderr
 
     @pytest.mark.parametrize(("script", "missing"), [("train.sh", "input"), ("serve.sh", "model")])
-    def test_a_test_dir_that_is_none(self, tree, tmp_path, script, missing):
-        """A TEST_DIR without what the script reads is named."""
+    def test_a_missing_test_dir(self, tree, tmp_path, script, missing):
+        """A TEST_DIR without the folder that the script reads is an error that names the folder."""
         done = run(tree / "local_test" / script, TEST_DIR=str(tmp_path / "nowhere"))
         assert done.returncode == 1
         assert f"there is no {tmp_path / 'nowhere' / missing}" in done.stderr
@@ -283,7 +289,7 @@ class TestPlainProcess:
 
 class TestContainer:
     def test_train(self, tree, test_dir, docker):
-        """TEST_DIR is mounted as /opt/ml, and the new files become their folder's owner's."""
+        """TEST_DIR is mounted as /opt/ml, and the new files get the owner of their folder."""
         done = run(
             tree / "local_test/train.sh", "shop/tandem:1", TEST_DIR=str(test_dir), GPUS=None, **docker.env
         )
@@ -309,20 +315,20 @@ class TestContainer:
 
     @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
     def test_gpus(self, tree, test_dir, docker, script):
-        """GPUS goes to docker as one word, however it is written."""
+        """GPUS is passed to docker as one argument, with all its characters."""
         gpus = '"device=0,1"'
         run(tree / "local_test" / script, "image", TEST_DIR=str(test_dir), GPUS=gpus, **docker.env)
         assert docker.calls()[0][4:6] == ["--gpus", gpus]
 
     @pytest.mark.parametrize(("script", "calls"), [("train.sh", 2), ("serve.sh", 1)])
-    def test_a_failure_is_passed_on(self, tree, test_dir, docker, script, calls):
-        """The container's exit code is the script's; train.sh hands the files over all the same."""
+    def test_the_exit_code_of_the_container_is_returned(self, tree, test_dir, docker, script, calls):
+        """The script exits with the container's exit code; train.sh changes the files' owner even so."""
         env = {"TEST_DIR": str(test_dir), "DOCKER_FAILS": script.removesuffix(".sh"), **docker.env}
         assert run(tree / "local_test" / script, "image", **env).returncode == 3
         assert len(docker.calls()) == calls
 
-    def test_train_passes_sigterm_on_and_waits(self, tree, test_dir, docker):
-        """A SIGTERM to train.sh alone reaches the container, whose end and exit code are waited for."""
+    def test_train_forwards_sigterm_and_waits(self, tree, test_dir, docker):
+        """A SIGTERM to train.sh is forwarded to the container, and train.sh waits for its exit code."""
         env = {**os.environ, "TEST_DIR": str(test_dir), "DOCKER_WAITS": "1", **docker.env}
         command = [tree / "local_test/train.sh", "image"]
         with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as process:
@@ -333,7 +339,7 @@ class TestContainer:
 
     @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
     def test_no_docker(self, tree, test_dir, bare_path, script):
-        """Without docker there is one sentence."""
+        """Without docker, the script fails with one sentence."""
         done = run(tree / "local_test" / script, "image", TEST_DIR=str(test_dir), PATH=bare_path)
         assert done.returncode == 1
         assert done.stderr.startswith(f"{script}: docker is not installed")
@@ -341,7 +347,7 @@ class TestContainer:
 
     @pytest.mark.parametrize("script", ["train.sh", "serve.sh"])
     def test_no_engine(self, tree, test_dir, docker, script):
-        """Where the engine does not answer there is one sentence, and nothing is run."""
+        """If the engine does not answer, the script fails with one sentence and runs nothing."""
         env = {"TEST_DIR": str(test_dir), "DOCKER_FAILS": "version", **docker.env}
         done = run(tree / "local_test" / script, "image", **env)
         assert done.returncode == 1
@@ -369,8 +375,8 @@ class TestPredict:
             ("a b;type=x,y.csv", "text/csv"),
         ],
     )
-    def test_the_ending_tells_the_content_type(self, endpoint, tmp_path, name, content_type):
-        """The file goes out byte for byte under the type of its ending, and the answer is printed."""
+    def test_the_extension_determines_the_content_type(self, endpoint, tmp_path, name, content_type):
+        """The file is sent byte for byte with the type of its extension, and the response is printed."""
         body = b"\x00\r\n\xff\n"
         (tmp_path / name).write_bytes(body)
         done = run(self.SCRIPT, tmp_path / name, PORT=endpoint.port, http_proxy="http://127.0.0.1:9")
@@ -379,7 +385,7 @@ class TestPredict:
         assert (path, headers["Content-Type"], sent) == ("/invocations", content_type, body)
 
     def test_content_type_and_accept_given(self, endpoint, tmp_path):
-        """A type that is given wins over the ending, and ACCEPT becomes the header."""
+        """A given type takes precedence over the extension, and ACCEPT is sent as the header."""
         (tmp_path / "a.png").write_bytes(b"1,2")
         accept = "application/x-npy, */*;q=0.1"
         run(self.SCRIPT, "a.png", "text/csv; header=absent", cwd=tmp_path, PORT=endpoint.port, ACCEPT=accept)
@@ -387,8 +393,8 @@ class TestPredict:
         assert headers["Content-Type"] == "text/csv; header=absent"
         assert headers["Accept"] == accept
 
-    def test_the_servers_refusal_is_told(self, endpoint, tmp_path):
-        """A status of 400 and more ends with 1 and the server's words on standard error."""
+    def test_an_error_response_is_printed(self, endpoint, tmp_path):
+        """For a status of 400 or more, the script exits with 1 and prints the body on standard error."""
         endpoint.reply = (415, b'{"error": "unsupported_media_type", "message": "no"}')
         (tmp_path / "a.csv").write_bytes(b"1")
         done = run(self.SCRIPT, tmp_path / "a.csv", PORT=endpoint.port)
@@ -397,9 +403,9 @@ class TestPredict:
         assert '"message": "no"' in done.stderr
 
     def test_nothing_listens(self, tmp_path):
-        """Without a server there is one sentence that names the port."""
+        """Without a server, the script fails with one sentence that names the port."""
         (tmp_path / "a.csv").write_bytes(b"1")
-        with socket.socket() as bound:  # bound but not listening: nobody else gets this port meanwhile
+        with socket.socket() as bound:  # bound but not listening, so no other process can take the port
             bound.bind(("127.0.0.1", 0))
             port = str(bound.getsockname()[1])
             done = run(self.SCRIPT, tmp_path / "a.csv", PORT=port)
@@ -407,12 +413,12 @@ class TestPredict:
         assert done.stderr.startswith(f"predict.sh: nothing listens on port {port}")
         assert done.stderr.count("\n") == 1
 
-    def test_what_cannot_be_sent(self, endpoint, tmp_path):
-        """A missing file, a folder and an ending without a type are told, and nothing is sent."""
+    def test_a_file_that_cannot_be_sent(self, endpoint, tmp_path):
+        """A missing file, a folder and an unknown extension are errors, and nothing is sent."""
         (tmp_path / "a.pickle").write_bytes(b"1")
         for name, sentence in [
-            ("missing.png", "is not a file"),
-            ("", "is not a file"),
+            ("missing.png", "is not a readable file"),
+            ("", "is not a readable file"),
             ("a.pickle", "give one"),
         ]:
             done = run(self.SCRIPT, tmp_path / name, PORT=endpoint.port)
@@ -421,7 +427,7 @@ class TestPredict:
         assert endpoint.requests == []
 
     def test_no_curl(self, tmp_path, bare_path):
-        """Without curl there is one sentence."""
+        """Without curl, the script fails with one sentence."""
         (tmp_path / "a.csv").write_bytes(b"1")
         done = run(self.SCRIPT, tmp_path / "a.csv", PATH=bare_path)
         assert done.returncode == 1
@@ -430,33 +436,33 @@ class TestPredict:
 
 class TestDemo:
     @pytest.fixture
-    def oracle_tree(self, tree, digits):
-        """Give a tree with sample data, a train that does nothing and a serve that knows the answers."""
-        shutil.copytree(digits, tree / "local_test/test_dir", dirs_exist_ok=True)
+    def oracle_tree(self, tree, sample_data):
+        """Return a tree with sample data, a train that does nothing and a serve that knows the labels."""
+        shutil.copytree(sample_data, tree / "local_test/test_dir", dirs_exist_ok=True)
         (tree / "program/train").write_text("")
         (tree / "program/serve").write_text(ORACLE)
         return tree
 
-    def test_all_digits_right(self, oracle_tree):
-        """All stages are gone through; the table shows a dozen pictures, the accuracy and the seconds."""
+    def test_all_digits_correct(self, oracle_tree):
+        """All stages run; the table shows twelve images, the accuracy and the duration of each stage."""
         done = run(sys.executable, oracle_tree / "local_test/demo.py", TEST_DIR=None)
         assert (done.returncode, done.stderr) == (0, "")
-        assert "1.000: 360 right of 360" in done.stdout
+        assert "1.000: 360 of 360 held-out images are correct" in done.stdout
         assert done.stdout.count("0.7500") == 12
         assert "█" in done.stdout
         for stage in ("sample data", "train", "start", "predict 360"):
             assert stage in done.stdout
 
     def test_a_bad_model_fails_the_demo(self, oracle_tree):
-        """Below the accuracy that is wanted the demo ends with 1, and shows what was misread."""
+        """If the accuracy is too low, the demo exits with 1 and shows misclassified images."""
         done = run(sys.executable, oracle_tree / "local_test/demo.py", TEST_DIR=None, LABEL="3")
         assert done.returncode == 1
-        assert "said 3, is 0" in done.stdout
+        assert "3 (label 0)" in done.stdout
         assert "WRONG" in done.stdout
         assert done.stderr.startswith("demo: the accuracy is 0.1")
 
-    def test_a_server_that_dies_shows_its_log(self, oracle_tree):
-        """A serve that ends at its start fails the demo with the end of its log, and without a trace."""
+    def test_the_log_of_a_server_that_exits_is_shown(self, oracle_tree):
+        """If serve exits at its start, the demo fails with the end of its log and without a traceback."""
         done = run(sys.executable, oracle_tree / "local_test/demo.py", TEST_DIR=None, BROKEN="1")
         assert done.returncode == 1
         assert "exit code 1" in done.stderr
@@ -464,16 +470,16 @@ class TestDemo:
         assert "Traceback" not in done.stderr
 
     def test_a_failed_training_ends_the_demo(self, oracle_tree):
-        """A train that fails is named with its exit code, and nothing is served."""
-        (oracle_tree / "program/train").write_text("import sys; sys.exit('no pictures')")
+        """If train fails, the demo reports its exit code and does not start the server."""
+        (oracle_tree / "program/train").write_text("import sys; sys.exit('no images')")
         done = run(sys.executable, oracle_tree / "local_test/demo.py", TEST_DIR=None)
         assert done.returncode == 1
         assert "train ended with exit code 1" in done.stderr
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_a_stop_in_the_middle_leaves_no_process(self, oracle_tree, number):
-        """Stopped while training, the demo ends what it started and says so in a line."""
-        # The training that ignores being asked holds the pipe open: its end shows that it is gone.
+    def test_a_stopped_demo_leaves_no_process(self, oracle_tree, number):
+        """If the demo is stopped during training, it stops what it started and prints one line."""
+        # The training process has the pipe open, so the end of the pipe shows that the process is gone.
         (oracle_tree / "program/train").write_text(
             "import signal, time\n"
             "signal.signal(signal.SIGTERM, lambda *_: exit(0))\n"
@@ -488,6 +494,6 @@ class TestDemo:
             while demo.stdout.readline() not in {"training\n", ""}:
                 pass
             demo.send_signal(number)
-            output, _ = demo.communicate(timeout=SECONDS)  # returns when nobody holds the pipe any more
+            output, _ = demo.communicate(timeout=SECONDS)  # returns once no process has the pipe open
         assert demo.returncode == 1
-        assert output == "demo: stopped before its end.\n"
+        assert output == "demo: stopped by a signal.\n"

@@ -23,7 +23,7 @@ def test_whole_numbers_stay_whole_and_others_get_six_digits():
     assert line == "epoch=3 steps=1234567890 loss=0.123457 rate=1e-05"
 
 
-def test_a_number_that_is_none_is_written_as_text():
+def test_nan_and_infinity_are_written_as_text():
     assert format_metrics({"a": float("nan"), "b": float("-inf")}) == "a=nan b=-inf"
 
 
@@ -33,11 +33,11 @@ def test_the_regex_captures_the_whole_number(text):
 
 
 @pytest.mark.parametrize(("name", "other"), [("loss", "val_loss"), ("loss", "loss_2"), ("a.c", "abc")])
-def test_the_regex_does_not_take_a_similar_name_for_its_own(name, other):
+def test_the_regex_does_not_match_a_similar_name(name, other):
     assert captured(name, format_metrics({other: 0.5})) == []
 
 
-def test_the_regex_finds_its_number_behind_the_prefix_of_a_log_line():
+def test_the_regex_matches_behind_the_prefix_of_a_log_line():
     assert captured("loss", "2026-01-31 12:00:00 INFO tandem: epoch=1 loss=0.5") == ["0.5"]
 
 
@@ -53,14 +53,14 @@ def test_every_number_is_read_back_by_its_own_regex(values):
 
 
 @pytest.mark.parametrize("name", ["", "two words", "a=b", "naïve", "-a", "a\n"])
-def test_a_name_that_a_line_cannot_hold_is_refused(name):
+def test_an_invalid_name_is_rejected(name):
     with pytest.raises(ValueError, match="cannot name a metric"):
         format_metrics({name: 1})
     with pytest.raises(ValueError, match="cannot name a metric"):
         regex(name)
 
 
-def test_a_regex_fits_sagemakers_limit_or_is_refused():
+def test_a_regex_over_sagemakers_limit_is_rejected():
     assert len(regex("v" * 255)) <= 500
     with pytest.raises(ValueError, match="shorten it"):
         regex("-".join("a" * 200))

@@ -1,4 +1,4 @@
-"""The README never says what is not true: its tables, its commands and its example are checked here."""
+"""The README's tables, commands, paths and example are correct."""
 
 import json
 import re
@@ -14,21 +14,25 @@ README = (ROOT / "README.md").read_text()
 
 
 def render_table(head, rows):
-    """The Markdown table that the README must hold; to change it, paste what the failing test prints."""
+    """Return the Markdown table that must be in the README; a failing test prints it, ready to paste."""
     lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
     return "\n".join(lines).replace("| --- |", "|---|").replace("| --- |", "|---|")
 
 
-def test_the_table_of_settings_is_what_settings_py_declares():
+def test_the_table_of_settings_matches_settings_py():
     rows = [
-        [variables.replace(" or ", "`, `").join("``"), default and f"`{default}`", meaning]
-        for variables, default, meaning in settings.describe()
+        [
+            ", ".join(f"`{variable}`" for variable in setting.variables),
+            setting.default_text and f"`{setting.default_text}`",
+            setting.help,
+        ]
+        for setting in settings.describe()
     ]
     table = render_table(["variable", "default", "meaning"], rows)
     assert table in README, table
 
 
-def test_the_table_of_hyperparameters_is_what_the_algorithm_declares():
+def test_the_table_of_hyperparameters_matches_the_algorithm():
     rows = [
         [f"`{parameter.name}`", f"`{parameter.default_text}`", parameter.allowed, parameter.help]
         for parameter in hyperparameters.describe(image_classifier.Hyperparameters)
@@ -37,7 +41,7 @@ def test_the_table_of_hyperparameters_is_what_the_algorithm_declares():
     assert table in README, table
 
 
-def test_the_epoch_line_is_one_that_the_declared_regexes_read():
+def test_the_declared_regexes_match_the_epoch_lines():
     lines = re.findall(r"^epoch=.*$", README, re.MULTILINE)
     assert lines
     for line in lines:
@@ -45,22 +49,22 @@ def test_the_epoch_line_is_one_that_the_declared_regexes_read():
             assert len(re.findall(pattern, line)) == 1, name
 
 
-def test_every_media_type_of_the_tables_is_accepted():
+def test_the_tables_list_the_accepted_media_types():
     listed = set(re.findall(r"`((?:image|application|text)/[\w*.+-]+)`", README))
     assert listed == {*image_classifier.CONTENT_TYPES, *image_classifier.ACCEPTS}
 
 
-def test_every_place_and_make_target_that_is_named_exists():
+def test_every_path_and_make_target_exists():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"(?:^|`)make ([a-z-]+)(?:$|`)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for place in re.findall(r"`((?:program|docker|local_test|tests|docs|bench)/[\w./]*)`", README):
-        assert (ROOT / place).exists(), place
+    for path in re.findall(r"`((?:program|docker|local_test|tests|docs|bench)/[\w./]*)`", README):
+        assert (ROOT / path).exists(), path
 
 
 @pytest.fixture
 def example(tmp_path):
-    """The algorithm in the README, as a file."""
+    """The README's algorithm, as a file."""
     (source,) = re.findall(r"```python\n(# program/algorithms/nearest_mean.py.*?)```", README, re.DOTALL)
     path = tmp_path / "example" / "nearest_mean.py"
     path.parent.mkdir()
@@ -69,7 +73,7 @@ def example(tmp_path):
 
 
 def test_the_example_trains_and_serves(example, opt_ml, run_train, live_server):
-    """It is a whole algorithm: the real `train` and `serve` run it."""
+    """The real `train` and `serve` run the example."""
     root = opt_ml({"shrink": "0.1"})
     rows = np.array([[0, 1.0, 1.2], [0, 0.8, 1.0], [7, 9.0, 9.5], [7, 9.2, 9.1]])
     np.savetxt(root / "input/data/training/rows.csv", rows, delimiter=",")

@@ -39,28 +39,49 @@ def test_log_levels_are_numbers_or_names(text, level):
     assert Settings.load({"SAGEMAKER_CONTAINER_LOG_LEVEL": text}).log_level == level
 
 
-def test_an_empty_variable_is_as_one_not_set_but_for_cuda():
+def test_an_empty_variable_counts_as_not_set_except_cudas():
     """An empty CUDA_VISIBLE_DEVICES hides every GPU, so it must not be lost."""
     settings = Settings.load({"SAGEMAKER_BIND_TO_PORT": "", "BACKEND": "", "CUDA_VISIBLE_DEVICES": ""})
     assert (settings.port, settings.backend, settings.visible_devices) == (8080, "auto", "")
 
 
-def test_every_variable_that_is_off_is_named_with_what_it_may_be():
+def test_every_wrong_variable_is_named_with_the_expected_value():
     with pytest.raises(UserError) as caught:
         Settings.load(
             {"SAGEMAKER_BIND_TO_PORT": "many", "BACKEND": "torch", "SAGEMAKER_CONTAINER_LOG_LEVEL": "loud"}
         )
     message = str(caught.value)
-    assert "SAGEMAKER_BIND_TO_PORT is 'many'; expected a whole number from 1 to 65535" in message
-    assert "BACKEND is 'torch'; expected auto or tensorflow or openvino" in message
+    assert (
+        "SAGEMAKER_BIND_TO_PORT is 'many'; expected a whole number, at least 1 and at most 65535" in message
+    )
+    assert "BACKEND is 'torch'; expected one of auto, tensorflow, openvino" in message
     assert "SAGEMAKER_CONTAINER_LOG_LEVEL is 'loud'" in message
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("SAGEMAKER_BIND_TO_PORT", "0"),
+        ("SAGEMAKER_BIND_TO_PORT", "80.5"),
+        ("SERVER_THREADS", "1"),
+        ("SAGEMAKER_MODEL_SERVER_TIMEOUT", "nan"),
+        ("EMF_SECONDS", "3601"),
+        ("SAGEMAKER_TRAINING_MODULE", "mine.main"),
+        ("MODEL_SERVER_WORKERS", "none"),
+        ("NGINX", "maybe"),
+        ("PRECISION", "float16"),
+    ],
+)
+def test_a_value_outside_its_limits_is_rejected(variable, text):
+    with pytest.raises(UserError, match=f"{variable} is '{text}'; expected "):
+        Settings.load({variable: text})
 
 
 def test_help_names_every_variable():
     text = render_settings()
-    for variables, _default, meaning in describe():
-        assert variables in text
-        assert meaning.endswith(".")
+    for setting in describe():
+        assert " or ".join(setting.variables) in text
+        assert setting.help.endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -79,8 +100,8 @@ def test_the_body_limit_follows_the_mode(environ, limit):
     assert Settings.load(environ).max_payload_mb == limit
 
 
-def test_local_containers_get_every_setting_but_the_place_and_the_port():
+def test_local_containers_get_every_setting_except_the_folder_and_the_port():
     """`local_test/train.sh IMAGE` mounts its folder at /opt/ml, and serve.sh publishes the port."""
-    known = {name for variables, _, _ in describe() for name in variables.split(" or ")}
+    known = {variable for setting in describe() for variable in setting.variables}
     listed = (ROOT / "local_test" / "settings.env").read_text().splitlines()[1:]
     assert set(listed) == known - {"SAGEMAKER_BASE_DIR", "SAGEMAKER_BIND_TO_PORT", "CUDA_VISIBLE_DEVICES"}

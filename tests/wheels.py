@@ -1,10 +1,10 @@
-"""Wheels for the real pip, made on the spot."""
+"""Wheels for the real pip."""
 
 import zipfile
 
 
 def make_wheel(folder, name, version, needs=()):
-    """Write the smallest wheel that pip takes."""
+    """Write a minimal wheel."""
     folder.mkdir(exist_ok=True)
     described = "".join(f"Requires-Dist: {need}\n" for need in needs)
     path = folder / f"{name}-{version}-py3-none-any.whl"

@@ -29,11 +29,11 @@ class Fitter:
 
         from algorithms.image_classifier.networks import build_network
         from algorithms.image_classifier.training.step import Optimization, Trainer
-        from backends.training.distribution import form_team
+        from backends.training.distribution import create_context
         from tandem.runtime.devices import Decision
 
         keras.utils.set_random_seed(0)
-        team = form_team(Decision("cpu", "a benchmark"), ("algo-1",), "algo-1", "")
+        team = create_context(Decision("cpu", "a benchmark"), ("algo-1",), "algo-1", "")
         network = build_network(architecture, feed.spec.shape, LABELS)
         optimization = Optimization(label_weights=[1.0] * LABELS, learning_rate=1e-3, steps=1_000_000)
         floats = dataclasses.replace(feed.spec, scale=0.5)  # only its dtype counts here

@@ -1,1 +1,1 @@
-"""The engines: how a trained Keras model is stored, checked and computed."""
+"""Storing, checking and running trained Keras models with TensorFlow and OpenVINO."""

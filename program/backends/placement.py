@@ -1,8 +1,8 @@
-"""Where a job or an endpoint computes: NVML's word, tried once, before any framework is imported."""
+"""Choosing the device of a job or an endpoint: what NVML reports, confirmed by a first op on each GPU."""
 
 from __future__ import annotations
 
-from backends.cuda_compat import enter_compat
+from backends.cuda_compat import restart_with_compat
 from backends.engines.tensorflow_engine import try_first_op
 from backends.tensorflow_build import read_build
 from tandem.errors import UserError
@@ -11,13 +11,13 @@ from tandem.runtime.devices import Decision
 
 
 def choose_device(wanted: str, visible: str | None) -> Decision:
-    """Decide on a device and try a GPU's first op; where that fails, continue on the CPU and say so.
+    """Return the device to use; a GPU whose first op fails is replaced by the CPU.
 
-    `wanted` is auto, gpu or cpu, and `visible` the CUDA_VISIBLE_DEVICES already set, if any.
-    Raises `UserError` when `wanted` is gpu and no GPU can be used.
+    `wanted` is auto, gpu or cpu; `visible` is CUDA_VISIBLE_DEVICES, if set. No framework is imported here.
+    Raises `UserError` if `wanted` is gpu and no GPU can be used.
     """
     build = read_build()
-    enter_compat(build)
+    restart_with_compat(build)
     decision = devices.decide(devices.probe(), build, wanted, visible)
     fault = try_first_op(decision)
     if fault is None:

@@ -1,1 +1,1 @@
-"""The machine: SageMaker's container contract, with no framework and no algorithm by name."""
+"""SageMaker's container contract for training and serving, independent of frameworks and algorithms."""

@@ -1,4 +1,4 @@
-"""The seam: an algorithm is a module with SageMaker's functions, reached by name."""
+"""The interface to algorithms: modules with SageMaker's functions, loaded by name."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tandem import formats
 from tandem.errors import TandemError, UserError
 from tandem.runtime.devices import Decision
 
-#: Rows that the model computes at once where an algorithm does not say.
+#: Rows that the model computes at once unless the algorithm declares another number.
 DEFAULT_BATCH_ROWS = 64
 
 
 @dataclass
 class Caller:
-    """What a request says beside its body.
+    """What a request carries besides its body.
 
-    `custom_attributes` is SageMaker's header of that name, up to 1024 characters; it goes back to the
-    caller as `input_fn` or `output_fn` leave it.
+    `custom_attributes` is SageMaker's header of that name, up to 1024 characters. The answer returns it, as
+    `input_fn` or `output_fn` may have changed it.
     """
 
     custom_attributes: str = ""
@@ -34,7 +34,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class Context:
-    """What a function of the seam may ask for as its last argument, `context`."""
+    """The optional last argument, `context`, of an algorithm's serving functions."""
 
     model_dir: Path
     decision: Decision
@@ -42,15 +42,15 @@ class Context:
     cores: int
     #: what `model_fn` returned; None inside `model_fn`
     model: Any = None
-    #: who asks, in `input_fn` and `output_fn`; `predict_fn` computes for several callers at once
+    #: the caller, in `input_fn` and `output_fn`; `predict_fn` computes for several callers at once
     caller: Caller = field(default_factory=Caller)
-    #: what the setting PRECISION asks for; an engine that has no choice may leave it alone
+    #: the setting PRECISION; an engine without a choice may ignore it
     precision: str = "float32"
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """An algorithm's functions, each callable with its full list of arguments, and its declarations."""
+    """An algorithm's functions, each callable with all its arguments, and its declarations."""
 
     name: str
     train: Callable[[Any], None] | None
@@ -61,14 +61,14 @@ class Algorithm:
     hyperparameters: type | None
     channels: Mapping[str, Mapping[str, Any]]
     metrics: Mapping[str, str]
-    #: what a tuning job goes by: "Maximize" or "Minimize", and one of the metrics
+    #: a tuning job's objective: "Maximize" or "Minimize", and one of the metrics
     objective: tuple[str, str] | None
     content_types: tuple[str, ...]
     accepts: tuple[str, ...]
     max_batch_rows: int
 
     def require(self, *functions: str) -> Algorithm:
-        """Give the algorithm back if it has `functions`; else raise `UserError` naming what is missing."""
+        """Return the algorithm; raise `UserError` if one of `functions` is missing."""
         missing = [name for name in functions if getattr(self, name) is None]
         if missing:
             names = " and ".join(f"{name}()" for name in missing)
@@ -79,7 +79,7 @@ class Algorithm:
 def load_algorithm(name: str, program: Path | None = None) -> Algorithm:
     """Import the algorithm: the file `program` if given, else the module `name`.
 
-    Raises `UserError` where the module is not there, and `TandemError` where its own import fails.
+    Raises `UserError` if the module does not exist, `TandemError` if one of its own imports fails.
     """
     module = _import_file(program) if program else _import_module(name)
     return Algorithm(
@@ -100,7 +100,7 @@ def load_algorithm(name: str, program: Path | None = None) -> Algorithm:
 
 
 def find_program(name: str, folders: Iterable[Path]) -> Path | None:
-    """Find the user's own file `name` in the first of `folders` that has it; None for an empty name.
+    """Return the path of the user's file `name` in the first folder that has it; None for an empty name.
 
     Raises `UserError` naming the folders that were searched.
     """
@@ -126,7 +126,7 @@ def _default_output_fn(prediction: Any, accept: str, _context: Context) -> bytes
 
 
 def _with_context(module: ModuleType, name: str, arguments: int) -> Callable[..., Any] | None:
-    """Give the module's function `name`, made to take a context even where it does not ask for one."""
+    """Return the module's function `name`, wrapped to ignore the context if it does not take one."""
     function = getattr(module, name, None)
     if function is None:
         return None
@@ -134,7 +134,7 @@ def _with_context(module: ModuleType, name: str, arguments: int) -> Callable[...
     takes_more = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
     if takes_more or len(parameters) > arguments:
         return function  # type: ignore[no-any-return]  # a module's attribute has no type
-    return lambda *given: function(*given[:arguments])
+    return lambda *values: function(*values[:arguments])
 
 
 def _import_module(name: str) -> ModuleType:
@@ -143,15 +143,15 @@ def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # `error.name` tells "there is no such module" from "a module that it imports is missing".
+        # `error.name` distinguishes "no such module" from "a module that it imports is missing".
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise UserError(f"there is no algorithm {name!r}: no module {error.name!r} was found.") from error
         raise TandemError(f"the algorithm {name} imports {error.name!r}, which is not installed.") from error
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file by its path, with its own folder first on `sys.path` so that it finds its neighbours."""
-    name = f"program_{path.stem}"  # never a name that something else is imported by
+    """Import a file by its path, with its folder first on `sys.path` for its own imports."""
+    name = f"program_{path.stem}"  # a name that no other module has
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is not a Python file; expected a name that ends in .py.")

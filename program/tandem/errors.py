@@ -1,10 +1,10 @@
-"""What can go wrong, each kind with the HTTP status that a caller of the endpoint sees."""
+"""The errors, each with the HTTP status and the kind that a caller of the endpoint sees."""
 
 
 class TandemError(Exception):
-    """Base of all errors with a sentence a person can act on; raised bare, the fault is ours.
+    """Base class of all errors with a message for people; on its own, an internal error.
 
-    A message says what was got, what was expected and what to do.
+    A message says what was wrong, what was expected and what to do.
     """
 
     status = 500
@@ -12,7 +12,7 @@ class TandemError(Exception):
 
 
 class UserError(TandemError):
-    """The user's input is at fault: a hyperparameter, a channel, a request body."""
+    """The user's input is wrong: a hyperparameter, a channel, a request body."""
 
     status = 400
     kind = "bad_request"
@@ -40,7 +40,7 @@ class UnsupportedMediaType(UserError):
 
 
 class ImageError(UserError):
-    """A picture cannot be read; `kind`, one of `IMAGE_REFUSALS`, says why and decides the status."""
+    """An image cannot be read; `kind`, one of `IMAGE_REFUSALS`, decides the status."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class ImageError(UserError):
         self.status = IMAGE_REFUSALS[kind]
 
 
-#: Why a picture is refused, with its status: 413 over a limit, 415 of a type that is not read, 400 broken.
+#: Why an image is rejected, with the status: 413 over a limit, 415 an unsupported type, 400 damaged.
 IMAGE_REFUSALS = {
     "image_empty": 400,
     "image_truncated": 400,
@@ -64,7 +64,7 @@ IMAGE_REFUSALS = {
 
 
 class ModelError(TandemError):
-    """The algorithm failed on a request; the log has the trace."""
+    """The algorithm failed on a request; the log has the traceback."""
 
     kind = "model_error"
 
@@ -77,7 +77,7 @@ class ModelNotReady(TandemError):
 
 
 class Overloaded(TandemError):
-    """The queue before the model is full; the caller should try again in a second."""
+    """The model's queue is full; the caller should try again in a second."""
 
     status = 503
     kind = "overloaded"

@@ -1,6 +1,6 @@
-"""Media types, and the formats in which rows come and go where an algorithm has no functions of its own.
+"""Media types, and the default formats of requests' and answers' rows.
 
-Rows are an array, one row along its first axis, or a list with one item a row.
+Rows are an array whose first axis counts them, or a list with one item per row.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ NPY = "application/x-npy"
 SYNONYMS = dict.fromkeys(("application/x-jsonlines", "application/jsons", "application/x-ndjson"), JSON_LINES)
 # A closed list, because some of Python's codecs take quadratic time.
 CHARSETS = ("utf-8", "utf8", "us-ascii", "utf-16", "iso-8859-1", "iso-8859-15", "latin1", "windows-1252")
-MOST_HEADERS = 64  # kept with what was found in them, as callers send the same few again and again
+CACHED_HEADERS = 64  # callers send the same few headers again and again
 NUMERIC = "biufc"  # NumPy's kinds of numbers
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 NPY_FAULTS = (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
@@ -38,39 +38,42 @@ NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.forma
 
 
 def parse_media_type(header: str | None) -> tuple[str, dict[str, str]]:
-    """Return a header's media type in lower case and its parameters; an empty or missing header gives ""."""
+    """Return a header's media type, in lower case and by its usual name, and its parameters.
+
+    The media type of an empty or missing header is "".
+    """
     media_type, parameters = parse_options_header(header)
-    return media_type.strip().lower(), parameters
+    media_type = media_type.strip().lower()
+    return SYNONYMS.get(media_type, media_type), parameters
 
 
-@functools.lru_cache(MOST_HEADERS)
+@functools.lru_cache(CACHED_HEADERS)
 def canonical_media_type(header: str | None) -> str:
-    """Return the header with its media type in lower case, by its usual name, and its parameters kept."""
-    media_type, parameters = parse_media_type(header)
-    return dump_options_header(SYNONYMS.get(media_type, media_type), parameters)
+    """Return the header with its media type as `parse_media_type` spells it and its parameters."""
+    return dump_options_header(*parse_media_type(header))
 
 
-@functools.lru_cache(MOST_HEADERS)
 def name_media_type(header: str | None) -> str:
-    """Return the header's media type in lower case and by its usual name, without parameters."""
+    """Return the header's media type as `parse_media_type` spells it, without parameters."""
     return canonical_media_type(header).partition(";")[0]
 
 
-@functools.lru_cache(MOST_HEADERS)
+@functools.lru_cache(CACHED_HEADERS)
 def negotiate(accept: str | None, offered: tuple[str, ...], default: str) -> str:
-    """Return which of the offered media types suits an `Accept` header best, as `offered` spells it.
+    """Return the offered media type that fits an `Accept` header best, as `offered` spells it.
 
-    The default answers a missing header. Of types that the caller likes equally well, one named in full goes
-    before one that a wildcard allows, then the default, then the order of `offered`. Parameters do not count.
-    Raises NotAcceptable if none suits.
+    A missing header gets the default. Of types with the same quality, one named in full comes before one
+    that a wildcard matches, then the default, then the order of `offered`. Parameters are ignored.
+    Raises NotAcceptable if no type fits.
     """
     ordered = sorted(offered, key=lambda kind: name_media_type(kind) != name_media_type(default))
     accept = (accept or "").replace("q=.", "q=0.")  # Java's default header has the short form
     if not accept.strip(" ,"):
         return ordered[0]
     ranges = [(name_media_type(item), quality) for item, quality in parse_accept_header(accept, MIMEAccept)]
-    best = max(ordered, key=lambda kind: _suitability(name_media_type(kind), ranges))
-    if _suitability(name_media_type(best), ranges)[0] == 0:
+    fits = {kind: _find_fit(name_media_type(kind), ranges) for kind in ordered}
+    best = max(ordered, key=fits.__getitem__)
+    if fits[best][0] == 0:
         raise NotAcceptable(f"Accept is {accept!r:.200}; this model can answer with {', '.join(offered)}.")
     return best
 
@@ -78,10 +81,10 @@ def negotiate(accept: str | None, offered: tuple[str, ...], default: str) -> str
 def decode_rows(body: bytes, content_type: str) -> Rows:
     """Return the rows of a request's body: CSV of numbers and NPY as an array, anything else as a list.
 
-    Raises UnsupportedMediaType for other types and unknown charsets, UserError for a body that does not
-    hold at least one row of what its type promises.
+    Raises UnsupportedMediaType for other types and unknown charsets, UserError for a body that is not of its
+    type or has no rows.
     """
-    media_type, parameters = parse_media_type(canonical_media_type(content_type))
+    media_type, parameters = parse_media_type(content_type)
     if media_type not in DECODERS:
         raise UnsupportedMediaType(
             f"the Content-Type {content_type!r:.200} cannot be read; expected one of {', '.join(DECODERS)}."
@@ -93,22 +96,25 @@ def decode_rows(body: bytes, content_type: str) -> Rows:
 
 
 def encode_rows(prediction: Any, accept: str) -> bytes:
-    """Return the prediction's rows in the negotiated media type; no text ends in a newline.
+    """Return the prediction's rows in the negotiated media type.
 
-    So batch transform's `AssembleWith: Line` makes no blank lines. NaN and infinities are null in JSON.
-    Raises NotAcceptable for rows that the type cannot hold, ModelError for what is not rows at all.
+    Text does not end in a newline: batch transform's `AssembleWith: Line` adds it. NaN and infinities are
+    null in JSON. Raises NotAcceptable for rows that the type cannot represent, ModelError if there are none.
     """
-    if name_media_type(accept) not in ENCODERS:
+    encode = ENCODERS.get(name_media_type(accept))
+    if encode is None:
         raise NotAcceptable(f"{accept!r:.200} cannot be written; expected one of {', '.join(ENCODERS)}.")
     if not isinstance(prediction, list | tuple) and hasattr(prediction, "__array__"):
         prediction = np.asarray(prediction)  # a framework's tensor, a data frame
     if not isinstance(prediction, list | tuple | np.ndarray) or getattr(prediction, "ndim", 1) == 0:
-        raise ModelError(f"predict_fn gave a {type(prediction).__name__}; expected an array or list of rows.")
-    return ENCODERS[name_media_type(accept)](prediction)
+        raise ModelError(
+            f"predict_fn returned a {type(prediction).__name__}; expected an array or list of rows."
+        )
+    return encode(prediction)
 
 
-def _suitability(media_type: str, ranges: Sequence[tuple[str, float]]) -> tuple[float, int]:
-    """Return the quality a caller gives to a type, by the range that is most specific about it."""
+def _find_fit(media_type: str, ranges: Sequence[tuple[str, float]]) -> tuple[float, int]:
+    """Return the quality and the specificity of the most specific range that matches a type."""
     patterns = {media_type: 2, f"{media_type.partition('/')[0]}/*": 1, "*/*": 0, "*": 0}
     specificity, quality = max(((patterns[n], q) for n, q in ranges if n in patterns), default=(0, 0.0))
     return quality, specificity
@@ -145,20 +151,22 @@ def _decode_json(body: bytes, parameters: Mapping[str, str]) -> Rows:
 
 
 def _decode_json_lines(body: bytes, parameters: Mapping[str, str]) -> Rows:
-    lines = enumerate(_text(body, parameters).split("\n"), 1)  # JSON's own strings may hold other line ends
+    lines = enumerate(_text(body, parameters).split("\n"), 1)  # strings in JSON may contain other line ends
     return [_parsed(line, f"line {number} of the body") for number, line in lines if line.strip()]
 
 
 def _decode_csv(body: bytes, parameters: Mapping[str, str]) -> Rows:
-    """Return numbers as a float64 array of (rows, columns); with any other cell, lists of texts."""
+    """Return a float64 array of (rows, columns), or lists of texts if a cell is not a number."""
     reader = csv.reader(io.StringIO(_text(body, parameters), newline=""), strict=True)
     rows: list[list[str]] = []
     try:
         for row in filter(None, reader):
             rows.append(row)
             if len(row) != len(rows[0]):
-                wanted = f"expected {len(rows[0])}, as in the first row"
-                raise UserError(f"line {reader.line_num} of the CSV has {len(row)} columns; {wanted}.")
+                raise UserError(
+                    f"line {reader.line_num} of the CSV has {len(row)} columns; "
+                    f"expected {len(rows[0])}, as in the first row."
+                )
     except csv.Error as error:
         raise UserError(f"line {reader.line_num} of the body is not CSV: {error}.") from error
     if parameters.get("header", "").lower() == "present":
@@ -170,7 +178,7 @@ def _decode_csv(body: bytes, parameters: Mapping[str, str]) -> Rows:
 
 
 def _decode_npy(body: bytes, _parameters: Mapping[str, str]) -> Rows:
-    """Return the array; nothing is unpickled, and no memory taken before the header fits the body."""
+    """Return the array. Nothing is unpickled, and memory is allocated only if the header fits the body."""
     stream = io.BytesIO(body)
     try:
         shape, fortran, dtype = NPY_HEADERS[np.lib.format.read_magic(stream)](stream)
@@ -184,19 +192,19 @@ def _decode_npy(body: bytes, _parameters: Mapping[str, str]) -> Rows:
     if math.prod(shape) * dtype.itemsize != given:
         raise UserError(
             f"the NPY body has the shape {shape!s:.60} of {dtype}, which its {given} bytes after the header "
-            "do not fit: it is cut short, or something follows it."
+            "do not match: the body is cut short, or data follows the array."
         )
     array = np.frombuffer(body, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")
     return array.astype(dtype.newbyteorder("="), order="C")  # a copy: the body's own memory is read-only
 
 
 def _dumped(value: Any) -> str:
-    with contextlib.suppress(TypeError, ValueError, RecursionError):  # most of it is plain already
+    with contextlib.suppress(TypeError, ValueError, RecursionError):  # most values are plain already
         return _ENCODER.encode(value)
     try:
         return _ENCODER.encode(_plain(value))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ModelError(f"predict_fn gave what JSON cannot hold: {error}.") from error
+        raise ModelError(f"predict_fn returned a value that JSON cannot hold: {error}.") from error
 
 
 def _plain(value: Any) -> Any:
@@ -215,8 +223,8 @@ def _plain(value: Any) -> Any:
 
 
 def _encode_csv(rows: Rows) -> bytes:
-    echo: Any = SimpleNamespace(write=str)  # so `writerow` returns its line
-    writer = csv.writer(echo)  # which ends in \r\n, as only then every version of Python quotes both
+    echo: Any = SimpleNamespace(write=str)  # makes `writerow` return its line
+    writer = csv.writer(echo)  # its lines end in \r\n: only then every version of Python quotes both
     return _encoded("\n".join(writer.writerow(_cells(row)).removesuffix("\r\n") for row in rows))
 
 
@@ -242,7 +250,7 @@ def _encode_npy(rows: Rows) -> bytes:
 
 
 def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes JSON's own escape for it
+    return text.encode("utf-8", "backslashreplace")  # writes a lone surrogate as JSON's own escape
 
 
 DECODERS: dict[str, Callable[[bytes, Mapping[str, str]], Rows]] = {

@@ -1,4 +1,4 @@
-"""One stream of plain lines, as CloudWatch and metric regexes want it."""
+"""Logging as plain lines on standard output, for CloudWatch and metric regexes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 class _LineFormatter(logging.Formatter):
-    """Leave information as it is; begin what needs attention with its level."""
+    """Prefix records above INFO with their level."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
@@ -16,9 +16,9 @@ class _LineFormatter(logging.Formatter):
 
 
 def configure_logging(level: int) -> None:
-    """Send the log to standard output, a line a record; the platform adds the time."""
+    """Log to standard output, one line per record; the platform adds the time."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_LineFormatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)

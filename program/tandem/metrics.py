@@ -1,4 +1,4 @@
-"""Numbers a job reports, as log lines that SageMaker's metric definitions can read back."""
+"""Metrics as log lines, and the regexes with which SageMaker reads them."""
 
 import re
 from collections.abc import Mapping
@@ -6,27 +6,28 @@ from numbers import Integral
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]*")
 NUMBER = r"([-+]?(?:[0-9]+\.?[0-9]*(?:e[-+]?[0-9]+)?|nan|inf))"
-LONGEST_REGEX = 500  # SageMaker's limit
+MAX_REGEX_LENGTH = 500  # SageMaker's limit
 
 
 def format_metrics(values: Mapping[str, float]) -> str:
-    """Return one plain line, `epoch=3 loss=0.123457`: whole numbers in full, others to six digits.
+    """Return one line, `epoch=3 loss=0.123457`: whole numbers in full, others with six digits.
 
-    Raises ValueError for a name that could not be told apart in such a line (spaces, `=`).
+    Raises ValueError for a name that such a line cannot contain (spaces, `=`).
     """
     return " ".join(f"{_checked(name)}={_text(value)}" for name, value in values.items())
 
 
 def regex(name: str) -> str:
-    """Return the `Regex` of a metric definition that captures this name's number and no other's.
+    """Return the `Regex` of a metric definition that captures the number of exactly this name.
 
-    It keeps to what every regular expression engine knows: no look-around, one group.
-    Raises ValueError for a name that does not fit into SageMaker's 500 characters.
+    Every regular expression engine knows its syntax: no look-around, one group.
+    Raises ValueError if it exceeds SageMaker's 500 characters.
     """
     pattern = rf"(?:^|\s){re.escape(_checked(name))}={NUMBER}"
-    if len(pattern) > LONGEST_REGEX:
-        message = f"the metric name of {len(name)} characters makes a regex over {LONGEST_REGEX}; shorten it"
-        raise ValueError(message)
+    if len(pattern) > MAX_REGEX_LENGTH:
+        raise ValueError(
+            f"the metric name of {len(name)} characters makes a regex over {MAX_REGEX_LENGTH}; shorten it"
+        )
     return pattern
 
 

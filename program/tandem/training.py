@@ -1,4 +1,4 @@
-"""Train: from the platform's files to a model, or to a sentence that says why not."""
+"""The program `train`: run a training job, or write the reason for its failure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tandem.algorithm import Algorithm, load_algorithm
 from tandem.errors import TandemError, UserError
 from tandem.jobs.channels import Channel, check_content_type
 from tandem.jobs.failures import describe_failure, write_failure
-from tandem.jobs.job import TrainingJob, warn_of_unlisted
+from tandem.jobs.job import JobConfig, TrainingJob, warn_of_unlisted
 from tandem.jobs.tuning import describe_tuning
 from tandem.logs import configure_logging
 from tandem.runtime.devices import Decision
@@ -38,9 +38,9 @@ ChooseDevice = Callable[[str, str | None], Decision]
 
 
 def main(arguments: Sequence[str], choose_device: ChooseDevice) -> int:
-    """Run the training job below `SAGEMAKER_BASE_DIR`, or answer `arguments`; give the exit status.
+    """Run the training job below `SAGEMAKER_BASE_DIR`, or answer `arguments`; return the exit status.
 
-    `choose_device(wanted, visible)` decides where to compute without importing a framework.
+    `choose_device(wanted, visible)` chooses the device without importing a framework.
     """
     configure_logging(logging.INFO)
     if arguments:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str], choose_device: ChooseDevice) -> int:
         settings = Settings.load(os.environ)
         configure_logging(settings.log_level)
         _train(settings, choose_device)
-    except Exception as error:  # noqa: BLE001  # the rim: whatever it was, the platform gets its cause
+    except Exception as error:  # noqa: BLE001  # the platform gets the cause of any error
         failure = describe_failure(error, base_dir)
         logger.error("training failed: %s", failure)  # noqa: TRY400
         write_failure(base_dir / "output", failure)
@@ -59,20 +59,20 @@ def main(arguments: Sequence[str], choose_device: ChooseDevice) -> int:
 
 
 def _answer(arguments: Sequence[str]) -> int:
-    """Print what is asked for; an argument that asks for nothing is refused. No job is touched."""
+    """Print the page of the first argument; reject unknown arguments. No job is changed."""
     if unknown := [argument for argument in arguments if argument not in PAGES]:
-        print(  # noqa: T201  # to who typed it
-            f"train: train takes no argument {' '.join(unknown)!r:.200}; hyperparameters come from "
+        print(  # noqa: T201  # to the terminal
+            f"train: unknown argument {' '.join(unknown)!r:.200}; hyperparameters come from "
             "input/config/hyperparameters.json. `train --help` lists them.",
             file=sys.stderr,
         )
         return 2
     try:
-        print(PAGES[arguments[0]](Settings.load(os.environ)), flush=True)  # noqa: T201  # asked for
+        print(PAGES[arguments[0]](Settings.load(os.environ)), flush=True)  # noqa: T201  # to the terminal
     except BrokenPipeError:  # `train --tuning | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
-    except Exception as error:  # noqa: BLE001  # the rim
+    except Exception as error:  # noqa: BLE001  # any error is reported
         print(f"train: {describe_failure(error)}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
@@ -82,7 +82,7 @@ def _render_help(settings: Settings) -> str:
     algorithm = load_algorithm(settings.algorithm)
     parts = [
         "usage: train [--help | --tuning]\n\nRun the SageMaker training job below SAGEMAKER_BASE_DIR.",
-        "--tuning prints what a tuning job needs to know: ranges, metrics and the objective, as JSON.",
+        "--tuning prints the ranges, metrics and objective for a tuning job as JSON.",
         f"environment:\n{render_settings()}",
     ]
     if algorithm.hyperparameters:
@@ -95,15 +95,15 @@ def _render_tuning(settings: Settings) -> str:
     return json.dumps(describe_tuning(load_algorithm(settings.algorithm)), indent=2)
 
 
-#: What an argument prints instead of training.
+#: The pages that arguments print instead of training.
 PAGES = {"-h": _render_help, "--help": _render_help, "--tuning": _render_tuning}
 
 
 def _train(settings: Settings, choose_device: ChooseDevice) -> None:
-    job = replace(TrainingJob.load(settings.base_dir), name=settings.job_name)
+    job = replace(JobConfig.load(settings.base_dir), name=settings.job_name)
     submission = find_submission(job, settings)
-    is_plain = bool(settings.training_module) or bool(submission and not is_module(submission.path))
-    if not is_plain:  # a plain program gets its signals itself
+    is_script = bool(settings.training_module) or bool(submission and not is_module(submission.path))
+    if not is_script:  # a script gets its signals itself
         _stop_on_signal(job.stop)
     decision = choose_device(settings.device, settings.visible_devices)
     logger.info("device: %s: %s", decision.device, decision.reason)
@@ -118,31 +118,30 @@ def _train(settings: Settings, choose_device: ChooseDevice) -> None:
     program = submission.program if submission else ""
     described = describe_environment(job, settings, count_cores(), program, folder)
     variables = {**decision.environment(), **described}
-    if is_plain:
-        flags = make_flags(decode_parameters(job.hyperparameters))
+    if is_script:
+        flags = make_flags(decode_parameters(job.raw_hyperparameters))
         if settings.training_module:
             command = make_call(settings.training_module, flags)
         else:
-            assert submission is not None  # noqa: S101  # else it would not be plain
+            assert submission is not None  # noqa: S101  # a script has one
             command = make_command(submission, flags)
         run_command(command, folder or Path.cwd(), variables, imports)
     os.environ.update(variables)
     for path in imports:
         site.addsitedir(str(path))
-    # The environment is set: from here on the algorithm may import its framework.
+    # The environment is complete: from here on the algorithm may import its framework.
     _train_here(load_algorithm(settings.algorithm, submission.path if submission else None), job)
 
 
-def _train_here(algorithm: Algorithm, job: TrainingJob) -> None:
-    """Call the algorithm's train() in this process and see that it left a model."""
+def _train_here(algorithm: Algorithm, job: JobConfig) -> None:
+    """Call the algorithm's train() in this process and check that it left a model."""
     train = algorithm.require("train").train
     assert train is not None  # noqa: S101  # required above
     check_signature(algorithm)
     check_channels(algorithm, job)
-    typed = job.hyperparameters
-    if algorithm.hyperparameters is not None:
-        typed = hyperparameters.convert(job.hyperparameters, algorithm.hyperparameters)
-    train(replace(job, hyperparameters=typed))
+    raw, declaration = job.raw_hyperparameters, algorithm.hyperparameters
+    typed = raw if declaration is None else hyperparameters.convert(raw, declaration)
+    train(TrainingJob(**vars(job), hyperparameters=typed))
     if job.rank:
         logger.info("training is done; the first host, %s, has the model", job.hosts[0])
         return
@@ -152,23 +151,23 @@ def _train_here(algorithm: Algorithm, job: TrainingJob) -> None:
 
 
 def check_signature(algorithm: Algorithm) -> None:
-    """Raise `UserError` if train() cannot be called with a job alone."""
+    """Raise `UserError` if train() cannot be called with a job as its only argument."""
     assert algorithm.train is not None  # noqa: S101  # required before
     try:
         signature = inspect.signature(algorithm.train)
-    except ValueError:  # native code has none
+    except ValueError:  # native code has no signature
         return
     try:
         signature.bind(None)
     except TypeError as error:
         raise UserError(
             f"{algorithm.name} defines train{signature}; expected train(job), which is called with the job. "
-            "A script that calls train() itself is run as it is."
+            "A script that calls train() itself is run unchanged."
         ) from error
 
 
-def check_channels(algorithm: Algorithm, job: TrainingJob) -> None:
-    """Raise `UserError` if a required channel is missing, or one holds what the algorithm does not read."""
+def check_channels(algorithm: Algorithm, job: JobConfig) -> None:
+    """Raise `UserError` if a required channel is missing or a channel has an unknown content type."""
     missing = [
         name
         for name, declared in algorithm.channels.items()
@@ -185,33 +184,33 @@ def check_channels(algorithm: Algorithm, job: TrainingJob) -> None:
 
 
 def _is_there(channel: Channel | None) -> bool:
-    """Whether a channel has data, as far as can be told: a Pipe's first FIFO may appear later."""
+    """Return whether a channel may have data; the first FIFO of a Pipe channel may appear later."""
     return channel is not None and (channel.is_pipe or channel.directory.is_dir())
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` and write in it, so that a job does not find out at its end; else raise `UserError`."""
+    """Create `folder` and write to it; raise `UserError` now rather than at the end of the job."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(
-            f"nothing can be written to {folder}: {error.strerror}; the job must leave its model and output."
+            f"nothing can be written to {folder}: {error.strerror}; the job needs this folder."
         ) from error
 
 
 def _stop_on_signal(stop: threading.Event) -> None:
-    """Make SIGTERM, and a first Ctrl-C, set `stop`; a second Ctrl-C ends at once.
+    """Make SIGTERM and a first Ctrl-C set `stop`; a second Ctrl-C ends the process.
 
-    A thread sets it too: while the main thread waits in native code for data, no handler in Python runs.
+    A thread sets it too: Python runs no handler while the main thread waits in native code.
     """
-    told, teller = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(teller, False)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(writer, False)
 
     def listen() -> None:
         while not stop.is_set():
-            if {signal.SIGTERM, signal.SIGINT} & set(os.read(told, 1)):
+            if {signal.SIGTERM, signal.SIGINT} & set(os.read(reader, 1)):
                 stop.set()
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -221,5 +220,5 @@ def _stop_on_signal(stop: threading.Event) -> None:
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)
-    signal.set_wakeup_fd(teller, warn_on_full_buffer=False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=listen, name="signals", daemon=True).start()

@@ -1,4 +1,4 @@
-"""From NVML's word to the device that is trusted: the real probe, and a CPU build of TensorFlow."""
+"""Choosing a device with the real NVML probe and a CPU build of TensorFlow."""
 
 import json
 import os
@@ -43,20 +43,20 @@ def choose(tmp_path_factory):
     return run
 
 
-def test_a_build_without_cuda_leaves_the_gpu_idle_and_says_so(choose):
+def test_a_build_without_cuda_uses_the_cpu_and_names_the_gpu(choose):
     decision = choose("auto", "installed")
     assert decision["device"] == "cpu"
     assert "built without CUDA: use a GPU image for 1 x Tesla T4 (capability 7.5)" in decision["reason"]
 
 
-def test_a_gpu_whose_first_op_fails_is_not_trusted(choose):
-    """NVML shows a T4 and the build would fit, but TensorFlow cannot reach it."""
+def test_a_gpu_whose_first_op_fails_is_not_used(choose):
+    """NVML reports a T4 that the build supports, but TensorFlow cannot use it."""
     decision = choose("auto", "CUDA")
     assert (decision["device"], decision["gpus"], decision["precision"]) == ("cpu", [], "float32")
     assert "the first op failed on 1 x Tesla T4" in decision["reason"]
-    assert "TensorFlow sees no GPU" in decision["reason"]
+    assert "TensorFlow finds no GPU" in decision["reason"]
 
 
-def test_a_gpu_that_was_asked_for_must_pass_its_first_op(choose):
+def test_a_requested_gpu_must_pass_the_first_op(choose):
     error = choose("gpu", "CUDA")["error"]
     assert error.startswith("TANDEM_DEVICE=gpu, but the first op failed on 1 x Tesla T4")

@@ -1,4 +1,4 @@
-"""What TensorFlow was built for, read from installed trees with the real files of its wheels."""
+"""Reading what TensorFlow was built for, with the real build_info.py of its wheels."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from tandem.runtime.devices import Build
 
 PROGRAM = Path(__file__).resolve().parents[2] / "program"
 
-# build_info.py as it lies in the wheels for CPython 3.11 on x86-64, without its licence
+# build_info.py of the wheels for CPython 3.11 on x86-64, without its license
 HEAD = '''"""Auto-generated module providing information about the build."""
 import collections
 
@@ -36,7 +36,7 @@ TENSORFLOW_CPU_2_21_0 = (
 
 @pytest.fixture
 def install(tmp_path):
-    """`install(build_info, tensorflow="2.21.0")` gives the path of a tree whose import fails."""
+    """`install(build_info, tensorflow="2.21.0")` returns the path of a package that fails when imported."""
 
     def make(build_info, **versions):
         package = tmp_path / "tensorflow"
@@ -56,14 +56,14 @@ def install(tmp_path):
     return make
 
 
-def test_the_gpu_wheel_tells_its_cuda_and_its_targets(install):
+def test_the_gpu_wheel_has_a_cuda_version_and_targets(install):
     path = install(TENSORFLOW_2_21_0, tensorflow="2.21.0")
     assert read_build(path) == Build(
         "TensorFlow 2.21.0", "12.5.1", ("sm_60", "sm_70", "sm_80", "sm_89", "compute_90")
     )
 
 
-def test_the_last_wheel_for_a_k80_tells_its_cuda_and_its_targets(install):
+def test_the_last_wheel_for_a_k80_has_a_cuda_version_and_targets(install):
     path = install(TENSORFLOW_2_14_1, tensorflow="2.14.1")
     assert read_build(path) == Build(
         "TensorFlow 2.14.1", "11.8", ("sm_35", "sm_50", "sm_60", "sm_70", "sm_75", "compute_80")
@@ -80,20 +80,20 @@ def test_the_cpu_wheel_has_no_cuda(install):
     ("build_info", "framework"),
     [(TENSORFLOW_2_21_0, "TensorFlow 2.21.0"), (TENSORFLOW_CPU_2_21_0, "TensorFlow 2.20.0")],
 )
-def test_of_two_installed_over_each_other_the_files_tell_which(install, build_info, framework):
+def test_of_two_wheels_installed_over_each_other_the_one_in_use_is_named(install, build_info, framework):
     path = install(build_info, tensorflow="2.21.0", tensorflow_cpu="2.20.0")
     assert read_build(path).framework == framework
 
 
-def test_a_build_under_another_name_is_read_without_a_version(install):
+def test_a_distribution_of_another_name_is_read_without_a_version(install):
     assert read_build(install(TENSORFLOW_2_21_0, tf_nightly="2.22.0")).framework == "TensorFlow"
 
 
-def test_nothing_is_told_where_it_is_not_installed(tmp_path):
+def test_without_tensorflow_there_is_no_build(tmp_path):
     assert read_build([str(tmp_path)]) is None
 
 
-def test_a_folder_left_behind_is_not_an_installation(tmp_path):
+def test_a_folder_left_behind_by_an_uninstall_is_not_an_installation(tmp_path):
     (tmp_path / "tensorflow" / "include").mkdir(parents=True)
     assert read_build([str(tmp_path)]) is None
 
@@ -108,8 +108,8 @@ def test_an_incomplete_installation_is_an_error_that_names_the_file(install, bui
 
 
 @pytest.mark.slow
-def test_the_installed_one_is_read_as_it_describes_itself_and_not_imported():
-    """In a fresh process: first read, then imported to compare."""
+def test_the_file_agrees_with_what_tensorflow_reports_when_imported():
+    """Also fails when TensorFlow moves or changes the file, which is not public."""
     script = """
 import sys
 from backends.tensorflow_build import read_build

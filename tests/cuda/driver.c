@@ -1,5 +1,5 @@
-/* A driver with one A10G in name only, as libcuda.so.1 and libnvidia-ml.so.1: enough for TensorFlow to look for
-   CUDA's libraries and to list the GPU if it finds all of them. It computes nothing. */
+/* A fake driver with one A10G, as libcuda.so.1 and libnvidia-ml.so.1: enough for TensorFlow to search CUDA's
+   libraries and to list the GPU if it finds all of them. It computes nothing. */
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,8 +28,8 @@ int cuCtxSetCurrent(void *context) { return 0; }
 int cuCtxGetCurrent(void **context) { *context = (void *)16; return 0; }
 int cuCtxGetDevice(int *device) { *device = 0; return 0; }
 int cuMemGetInfo_v2(size_t *free, size_t *total) { *free = *total = (size_t)MEMORY_GIB << 30; return 0; }
-int cuGetErrorName(int error, const char **name) { *name = "STAND_IN"; return 0; }
-int cuGetErrorString(int error, const char **text) { *text = "an error of the stand-in"; return 0; }
+int cuGetErrorName(int error, const char **name) { *name = "FAKE"; return 0; }
+int cuGetErrorString(int error, const char **text) { *text = "an error of the fake driver"; return 0; }
 
 int nvmlInit(void) { return 0; }
 int nvmlInit_v2(void) { return 0; }

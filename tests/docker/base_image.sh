@@ -5,12 +5,12 @@ usage() {
   cat <<'TEXT'
 Usage: base_image.sh [IMAGE]
 
-Makes sure that IMAGE (default: debian:bookworm-slim) is there to build on. Where the engine has none and none
-can be pulled, it is made from the Debian mirror that this machine's APT uses, by debootstrap, as root. What
-this machine needs to reach the package indexes (its certificate authorities, pip.conf) goes into it,
-so that no Dockerfile needs to know of it.
+Makes sure that the Docker engine has IMAGE (default: debian:bookworm-slim), to use as a base image. If IMAGE
+cannot be pulled, the script builds it with debootstrap, as root, from the Debian mirror of this computer's APT.
+It copies this computer's certificate authorities and pip.conf into the image, because the images built on it
+need them to reach the package indexes.
 
-  PULL_SECONDS  how long to try to pull it (default: 120)
+  PULL_SECONDS  the time limit for pulling the image (default: 120)
 TEXT
 }
 
@@ -30,18 +30,18 @@ timeout "${PULL_SECONDS:-120}" docker pull --quiet "$image" >/dev/null 2>&1 && e
 
 case "$image" in
   debian:*-slim) suite=${image#debian:} && suite=${suite%-slim} ;;
-  *) fail "$image can neither be found nor pulled, and only debian:SUITE-slim can be made here." ;;
+  *) fail "$image can neither be found nor pulled, and this script can build only debian:SUITE-slim." ;;
 esac
-[ "$(id -u)" -eq 0 ] || fail "$image can neither be found nor pulled, and only root can make it."
+[ "$(id -u)" -eq 0 ] || fail "$image can neither be found nor pulled, and only root can build it."
 if ! command -v debootstrap >/dev/null; then
-  command -v apt-get >/dev/null || fail "$image can neither be found nor pulled; install debootstrap to make it."
+  command -v apt-get >/dev/null || fail "$image can neither be found nor pulled; install debootstrap to build it."
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends debootstrap debian-archive-keyring >/dev/null
 fi
 
-# The addresses that this machine's APT uses; Debian's own where it runs something else, such as Ubuntu.
+# The mirrors of this computer's APT, or Debian's own if this computer runs something else, such as Ubuntu.
 mirror_of() {
-  # shellcheck disable=SC2016 # it is APT that expands them
+  # shellcheck disable=SC2016 # APT expands them
   apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(LABEL)' 2>/dev/null |
     awk -v name="$1" -v label="$2" '$2 == name && $3 == label && !found++ { print $1 }'
 }
@@ -59,7 +59,7 @@ run() {
   DEBIAN_FRONTEND=noninteractive "$@" >>"$log" 2>&1 || fail "'$*' failed: $(tail -n 5 "$log")"
 }
 
-chmod 755 "$work" # APT reads as a user of its own
+chmod 755 "$work" # APT reads it as another user
 run debootstrap --variant=minbase --include=ca-certificates "$suite" "$root" "$mirror"
 
 printf 'deb %s %s main\n' "$mirror" "$suite" "$mirror" "$suite-updates" "$security" "$suite-security" \
@@ -68,7 +68,7 @@ find /usr/local/share/ca-certificates -name '*.crt' -exec cp -L -t "$root/usr/lo
 run chroot "$root" update-ca-certificates
 [ ! -r /etc/pip.conf ] || cp -L /etc/pip.conf "$root/etc/pip.conf"
 
-# What the official slim image leaves out too.
+# The official slim image leaves these files out too.
 run chroot "$root" apt-get --quiet update
 run chroot "$root" apt-get --quiet --yes upgrade
 run chroot "$root" apt-get clean
@@ -87,5 +87,5 @@ rm -rf "$root"/usr/share/{info,locale,man}/* "$root"/var/lib/apt/lists/* "$root"
 
 tar --directory "$root" --create . | docker import --change 'CMD ["bash"]' \
   --change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' \
-  --change "LABEL org.opencontainers.image.description=\"Debian $suite, made by debootstrap on this machine\"" - "$image" >/dev/null
-echo "base_image.sh: made $image from $mirror" >&2
+  --change "LABEL org.opencontainers.image.description=\"Debian $suite, built by debootstrap\"" - "$image" >/dev/null
+echo "base_image.sh: built $image from $mirror" >&2

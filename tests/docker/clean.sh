@@ -5,9 +5,8 @@ usage() {
   cat <<'TEXT'
 Usage: clean.sh [--cache]
 
-Removes what the image tests left in the Docker engine: their images (tandem-test:*) and older builds of Tandem
-that have no name any more. With --cache BuildKit's cache goes too, whatever it is of, so that the next build
-downloads everything again.
+Removes what the image tests left in the Docker engine: their images (tandem-test:*) and untagged older builds of
+Tandem. With --cache, also removes all of BuildKit's cache, so that the next build downloads everything again.
 TEXT
 }
 

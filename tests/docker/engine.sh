@@ -5,12 +5,12 @@ usage() {
   cat <<'TEXT'
 Usage: engine.sh [stop]
 
-Makes sure that a Docker engine answers. Where none does, it starts one in a session of its own, and installs
-docker.io first where even that is missing (Debian and Ubuntu, as root). It changes nothing else, and nothing
-at all where an engine answers already. `engine.sh stop` ends the engine that it started, and no other.
+Makes sure that a Docker engine is running. If none is, the script starts one in a session of its own; if Docker
+is not installed, it installs docker.io first (Debian and Ubuntu, as root). If an engine is running already, the
+script changes nothing. `engine.sh stop` stops the engine that the script started, and no other.
 
-  ENGINE_LOG      where the engine's log goes (default: /var/log/tandem-dockerd.log)
-  ENGINE_SECONDS  how long to wait for the engine (default: 60)
+  ENGINE_LOG      the log file of the engine (default: /var/log/tandem-dockerd.log)
+  ENGINE_SECONDS  the time limit for starting or stopping the engine (default: 60)
 TEXT
 }
 
@@ -25,15 +25,15 @@ answers() {
 
 ENGINE_LOG=${ENGINE_LOG:-/var/log/tandem-dockerd.log}
 ENGINE_SECONDS=${ENGINE_SECONDS:-60}
-started=/run/tandem-dockerd.pid # ours alone: dockerd's own file also names an engine that others started
+started=/run/tandem-dockerd.pid # written only by this script; dockerd's own PID file may be that of another engine
 
 stop() {
-  [ -r "$started" ] || { echo 'engine.sh: it has started no engine.' >&2 && return; }
+  [ -r "$started" ] || { echo 'engine.sh: there is no engine that this script started.' >&2 && return; }
   local pid
   pid=$(cat "$started")
   if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = dockerd ]; then
     kill -TERM "$pid"
-    timeout "$ENGINE_SECONDS" tail --pid="$pid" -f /dev/null || fail "dockerd ($pid) had not ended after $ENGINE_SECONDS s."
+    timeout "$ENGINE_SECONDS" tail --pid="$pid" -f /dev/null || fail "dockerd ($pid) did not stop within $ENGINE_SECONDS s."
   fi
   rm -f "$started"
 }
@@ -46,7 +46,7 @@ case "${1-}" in
 esac
 
 command -v docker >/dev/null && answers && exit
-[ "$(id -u)" -eq 0 ] || fail "no Docker engine answers, and only root can start one; see what 'docker info' says."
+[ "$(id -u)" -eq 0 ] || fail "no Docker engine answers, and only root can start one; run 'docker info' to see why."
 if ! command -v dockerd >/dev/null || ! command -v docker >/dev/null; then
   command -v apt-get >/dev/null || fail 'there is no dockerd and no apt-get to install it with; install Docker.'
   apt-get update -qq
@@ -58,8 +58,8 @@ setsid nohup dockerd >>"$ENGINE_LOG" 2>&1 </dev/null &
 pid=$!
 deadline=$((SECONDS + ENGINE_SECONDS))
 until answers; do
-  kill -0 "$pid" 2>/dev/null || fail "dockerd ended at once; the end of $ENGINE_LOG: $(tail -n 3 "$ENGINE_LOG")"
-  [ "$SECONDS" -lt "$deadline" ] || { kill "$pid" && fail "dockerd gave no answer in $ENGINE_SECONDS s; see $ENGINE_LOG."; }
+  kill -0 "$pid" 2>/dev/null || fail "dockerd exited at once; the end of $ENGINE_LOG: $(tail -n 3 "$ENGINE_LOG")"
+  [ "$SECONDS" -lt "$deadline" ] || { kill "$pid" && fail "dockerd did not answer within $ENGINE_SECONDS s; see $ENGINE_LOG."; }
   sleep 0.2
 done
 echo "$pid" >"$started"

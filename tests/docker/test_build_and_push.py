@@ -1,4 +1,4 @@
-"""build_and_push.sh, by the real Docker engine and AWS CLI, against a registry that calls itself ECR."""
+"""build_and_push.sh with the real Docker engine and AWS CLI, against a local substitute for ECR."""
 
 import contextlib
 import http.server
@@ -29,8 +29,8 @@ def run(*arguments, env, script=SCRIPT):
     )
 
 
-def refuse(*arguments, env, status=1, script=SCRIPT):
-    """Run it where it must fail; give its one sentence."""
+def fail_with_message(*arguments, env, status=1, script=SCRIPT):
+    """Run the script, which must fail; return its error message."""
     done = run(*arguments, env=env, script=script)
     assert done.returncode == status, done
     assert not done.stdout
@@ -46,7 +46,7 @@ def docker(*arguments, **options):
 
 
 def make_image(name, content, platform="linux/amd64"):
-    """Give the Docker engine an image of one file, for whatever processor."""
+    """Build an image with one file, for any platform."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for path, data in (("content", content), ("Dockerfile", b"FROM scratch\nCOPY content /\n")):
@@ -58,7 +58,7 @@ def make_image(name, content, platform="linux/amd64"):
 
 
 def put_before_docker(folder, env, cases):
-    """Give an environment in which `cases`, of a shell, see the calls of docker before docker does."""
+    """Return an environment in which each call of docker first runs `cases`, in shell syntax."""
     program = folder / "docker"
     real = shutil.which("docker")
     program.write_text(
@@ -83,7 +83,7 @@ def ecr(tmp_path_factory):
     elif not shutil.which("docker") or subprocess.run(engine, capture_output=True, check=False).returncode:
         pytest.skip("no Docker engine answers (tests/docker/engine.sh starts one)")
     elif os.geteuid():
-        pytest.skip("only root can take the names of ECR's registries for this machine")
+        pytest.skip("only root can map the host names of ECR to this computer")
     with stand_in(tmp_path_factory.mktemp("ecr")) as running:
         try:
             yield running
@@ -103,13 +103,13 @@ def env(ecr):
 
 @pytest.fixture
 def name(request):
-    """Give each test a repository of its own."""
+    """Return the name of a repository for this test only."""
     return "tests/" + re.sub("[^a-z0-9]+", "-", request.node.name).strip("-")
 
 
 @pytest.fixture
 def commands(tmp_path):
-    """Give a PATH on which docker, aws and make leave a trace and fail."""
+    """Return an environment in which docker, aws and make record their call and fail."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for command in ("docker", "aws", "make"):
@@ -121,7 +121,7 @@ def commands(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Give a copy of the script in a git tree of its own, whose image is built from one file."""
+    """Return a new git repository with a copy of the script and an image that is built from one file."""
     folder = tmp_path / "tree"
     folder.mkdir()
     shutil.copy(SCRIPT, folder)
@@ -150,8 +150,8 @@ def commit(folder):
 
 @pytest.mark.image
 class TestPush:
-    def test_image_arrives_whole_and_its_address_is_all_that_is_printed(self, ecr, env, image, name):
-        """What comes back from the new repository is what went in, as SageMaker takes it."""
+    def test_the_image_is_pushed_and_only_its_uri_is_printed(self, ecr, env, image, name):
+        """The image in the new repository is the one that was pushed, in a format that SageMaker accepts."""
         done = run(name, "v1", "--local", image, env=env)
         assert done.returncode == 0, done.stderr
         address = f"{REGISTRY}/{name}:v1"
@@ -175,8 +175,8 @@ class TestPush:
         assert made["imageScanningConfiguration"] == {"scanOnPush": True}
         assert made["imageTagMutability"] == "MUTABLE"
 
-    def test_tag_is_overwritten_only_on_demand(self, ecr, env, image, name):
-        """A tag that is there keeps its image, unless --overwrite is given."""
+    def test_a_tag_is_overwritten_only_on_request(self, ecr, env, image, name):
+        """An existing tag keeps its image, unless --overwrite is given."""
 
         def read_digest():
             return ecr.aws(
@@ -186,8 +186,8 @@ class TestPush:
         assert run(name, "v1", "--local", image, env=env).returncode == 0
         first = read_digest()
         make_image(image, b"another content")
-        sentence = refuse(name, "v1", "--local", image, env=env)
-        assert f"{name}:v1 is there already (sha256:" in sentence
+        sentence = fail_with_message(name, "v1", "--local", image, env=env)
+        assert f"{name}:v1 exists already (sha256:" in sentence
         assert "--overwrite" in sentence
         assert read_digest() == first
         done = run(name, "v1", "--local", image, "--overwrite", env=env)
@@ -197,61 +197,61 @@ class TestPush:
         assert done.returncode == 0, done.stderr
 
     def test_immutable_tags_are_final(self, ecr, env, image, name):
-        """A repository made with --immutable-tags is immutable in ECR, also for --overwrite."""
+        """A repository created with --immutable-tags is immutable in ECR, even for --overwrite."""
         assert run(name, "v1", "--local", image, "--immutable-tags", env=env).returncode == 0
         query = ["--query", "repositories[0].imageTagMutability", "--output", "text"]
         assert ecr.aws("ecr", "describe-repositories", "--repository-names", name, *query) == "IMMUTABLE"
-        sentence = refuse(name, "v1", "--local", image, "--overwrite", env=env)
+        sentence = fail_with_message(name, "v1", "--local", image, "--overwrite", env=env)
         assert "tags are immutable; give another TAG" in sentence
         assert run(name, "v2", "--local", image, "--immutable-tags", env=env).returncode == 0
 
-    def test_repository_of_others_is_not_changed(self, ecr, env, image, name):
-        """--immutable-tags is refused, with what to do, where a repository is there that is not so."""
+    def test_an_existing_repository_is_not_changed(self, ecr, env, image, name):
+        """--immutable-tags is rejected, with instructions, if the repository exists with mutable tags."""
         ecr.aws("ecr", "create-repository", "--repository-name", name)
-        sentence = refuse(name, "v1", "--local", image, "--immutable-tags", env=env)
+        sentence = fail_with_message(name, "v1", "--local", image, "--immutable-tags", env=env)
         assert f"aws ecr put-image-tag-mutability --repository-name {name}" in sentence
 
-    def test_china_has_registries_of_its_own(self, env, image, name):
-        """In a region of China the image goes to a registry under amazonaws.com.cn."""
+    def test_china_has_its_own_registries(self, env, image, name):
+        """In a region in China, the image is pushed to a registry under amazonaws.com.cn."""
         done = run(name, "v1", "--local", image, env={**env, "AWS_REGION": "cn-north-1"})
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"{REGISTRY_IN_CHINA}/{name}:v1\n"
 
-    def test_region_of_the_aws_configuration_counts(self, env, image, name, tmp_path):
-        """Without AWS_REGION and AWS_DEFAULT_REGION, the AWS CLI's own setting decides."""
+    def test_the_region_of_the_aws_configuration_is_used(self, env, image, name, tmp_path):
+        """Without AWS_REGION and AWS_DEFAULT_REGION, the AWS CLI's configured region is used."""
         (tmp_path / "config").write_text("[default]\nregion = us-west-2\n")
         del env["AWS_REGION"]
         done = run(name, "v1", "--local", image, env={**env, "AWS_CONFIG_FILE": str(tmp_path / "config")})
         assert done.stdout == f"{REGISTRY}/{name}:v1\n", done.stderr
 
-    def test_image_is_built_by_make(self, env, name, tree):
-        """Which image, the variables for make and the revision are what is built, and what the tag tells."""
+    def test_the_image_is_built_by_make(self, env, name, tree):
+        """The image's name and the variables are passed to make, and are in the tag with the revision."""
         done = run(name, "--image", "gpu", "CUDA=11", env=env, script=tree / "build_and_push.sh")
         assert done.returncode == 0, done.stderr
         address = f"{REGISTRY}/{name}:gpu-cuda11-{git(tree, 'rev-parse', '--short=12', 'HEAD')}"
         assert done.stdout == address + "\n"
         assert docker("image", "inspect", "--format", "{{.Config.Labels.cuda}}", address) == "11\n"
 
-    def test_failed_build_is_not_pushed(self, ecr, env, name, tree):
-        """Where the build fails, that is said and the repository stays empty."""
+    def test_a_failed_build_is_not_pushed(self, ecr, env, name, tree):
+        """If the build fails, the error says so and the repository stays empty."""
         (tree / "content").unlink()
-        sentence = refuse(name, "v1", env=env, script=tree / "build_and_push.sh")
+        sentence = fail_with_message(name, "v1", env=env, script=tree / "build_and_push.sh")
         assert "building the cpu image failed" in sentence
         assert json.loads(ecr.aws("ecr", "list-images", "--repository-name", name))["imageIds"] == []
 
-    def test_manifest_that_sagemaker_refuses_is_told(self, env, image, name, tmp_path):
-        """When a client pushes an OCI manifest after all, that is an error with the way out."""
+    def test_a_manifest_that_sagemaker_rejects_is_reported(self, env, image, name, tmp_path):
+        """If a client pushes an OCI manifest, the error names the command that deletes the image."""
         manifest = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "layers": []})
         put = f"aws --region us-west-2 ecr put-image --repository-name {name} --image-tag v1"
         env = put_before_docker(
             tmp_path, env, f"""push*) docker "$@"; {put} --image-manifest '{manifest}'; exit ;;"""
         )
-        sentence = refuse(name, "v1", "--local", image, env=env)
-        assert f"was pushed as {OCI_MANIFEST}, which SageMaker's CreateModel refuses" in sentence
+        sentence = fail_with_message(name, "v1", "--local", image, env=env)
+        assert f"was pushed as {OCI_MANIFEST}, which SageMaker's CreateModel rejects" in sentence
         assert f"aws ecr batch-delete-image --repository-name {name} --image-ids imageTag=v1" in sentence
 
-    def test_containerd_store_is_pushed_from_by_buildx(self, env, image, name, tmp_path):
-        """An engine that would push OCI has the image converted on the way by buildx, with no provenance."""
+    def test_buildx_pushes_from_containerds_image_store(self, env, image, name, tmp_path):
+        """If the engine would push an OCI image, buildx converts and pushes it, without provenance."""
         address, trace = f"{REGISTRY}/{name}:v1", tmp_path / "trace"
         cases = f"""
             info*) echo '[[driver-type io.containerd.snapshotter.v1]]'; exit ;;
@@ -270,14 +270,16 @@ class TestPush:
         assert f"--output type=image,name={address},push=true,oci-mediatypes=false" in call
         assert dockerfile == f"FROM {image}"
 
-    def test_containerd_store_needs_buildx(self, env, image, name, tmp_path):
-        """An engine that would push OCI is refused where buildx is not installed."""
+    def test_containerds_image_store_requires_buildx(self, env, image, name, tmp_path):
+        """If the engine would push an OCI image and buildx is not installed, the script fails."""
         cases = "info*) echo '[[driver-type io.containerd.snapshotter.v1]]'; exit ;; buildx*) exit 1 ;;"
-        sentence = refuse(name, "v1", "--local", image, env=put_before_docker(tmp_path, env, cases))
+        sentence = fail_with_message(
+            name, "v1", "--local", image, env=put_before_docker(tmp_path, env, cases)
+        )
         assert "install docker buildx" in sentence
 
-    def test_nothing_of_the_login_is_left_behind_or_shown(self, env, image, name, tmp_path):
-        """The registry's password stands in no output, and no temporary file stays."""
+    def test_the_password_is_neither_printed_nor_left_in_a_file(self, env, image, name, tmp_path):
+        """The registry's password is not in the output, and no temporary file is left."""
         folder = tmp_path / "temporary"
         folder.mkdir()
         done = run(name, "v1", "--local", image, env={**env, "TMPDIR": str(folder)})
@@ -289,28 +291,28 @@ class TestPush:
 @pytest.mark.image
 class TestRefusals:
     def test_without_a_docker_client(self, env, tmp_path):
-        """It says that Docker is not installed."""
+        """The error says that Docker is not installed."""
         for command in ("bash", "cat", "dirname", "env", "git", "mktemp", "rm"):
             (tmp_path / command).symlink_to(shutil.which(command))
-        assert "no Docker client" in refuse("digits", "v1", env={**env, "PATH": str(tmp_path)})
+        assert "no Docker client" in fail_with_message("digits", "v1", env={**env, "PATH": str(tmp_path)})
 
     def test_without_an_aws_client(self, env, tmp_path):
-        """It says that the AWS CLI is not installed."""
+        """The error says that the AWS CLI is not installed."""
         for command in ("bash", "cat", "dirname", "docker", "env", "git", "mktemp", "rm"):
             (tmp_path / command).symlink_to(shutil.which(command))
-        assert "no AWS CLI (aws)" in refuse("digits", "v1", env={**env, "PATH": str(tmp_path)})
+        assert "no AWS CLI (aws)" in fail_with_message("digits", "v1", env={**env, "PATH": str(tmp_path)})
 
-    def test_engine_that_does_not_answer(self, env, tmp_path):
-        """It says where no engine was found."""
+    def test_an_engine_that_does_not_answer(self, env, tmp_path):
+        """The error names the engine's address."""
         socket = f"unix://{tmp_path}/docker.sock"
-        sentence = refuse("digits", "v1", env={**env, "DOCKER_HOST": socket})
+        sentence = fail_with_message("digits", "v1", env={**env, "DOCKER_HOST": socket})
         assert "the Docker engine does not answer" in sentence
         assert socket in sentence
 
     def test_without_credentials(self, env, image, name):
-        """It says how to give credentials."""
+        """The error says how to set credentials."""
         del env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"]
-        sentence = refuse(name, "v1", "--local", image, env=env)
+        sentence = fail_with_message(name, "v1", "--local", image, env=env)
         assert "finds no credentials" in sentence
         assert "AWS_PROFILE" in sentence
 
@@ -318,59 +320,65 @@ class TestRefusals:
         ("code", "words"),
         [
             ("ExpiredToken", "the AWS credentials have expired"),
-            ("InvalidClientTokenId", "does not take these credentials"),
+            ("InvalidClientTokenId", "rejects these credentials"),
         ],
     )
-    def test_credentials_that_aws_refuses(self, env, image, name, code, words):
-        """It tells expired credentials from wrong ones."""
+    def test_credentials_that_aws_rejects(self, env, image, name, code, words):
+        """The error distinguishes expired credentials from wrong ones."""
         with refusing_sts(code) as endpoint:
-            assert words in refuse(name, "v1", "--local", image, env={**env, "AWS_ENDPOINT_URL": endpoint})
+            assert words in fail_with_message(
+                name, "v1", "--local", image, env={**env, "AWS_ENDPOINT_URL": endpoint}
+            )
 
     def test_without_permission(self, ecr, env, image, name):
-        """It names the action that the policy lacks, and the statement that grants it."""
+        """The error names the missing action and the policy statement that allows it."""
         allowed = ["ecr:DescribeRepositories", "ecr:DescribeImages"]
         with limited_user(ecr, name.rsplit("/")[-1], allowed) as key:
-            sentence = refuse(name, "v1", "--local", image, env={**env, **key})
+            sentence = fail_with_message(name, "v1", "--local", image, env={**env, **key})
         resource = f"arn:aws:ecr:us-west-2:{ACCOUNT}:repository/{name}"
         statement = {"Effect": "Allow", "Action": "ecr:CreateRepository", "Resource": resource}
-        assert "may not do ecr:CreateRepository" in sentence
+        assert "are not allowed to perform ecr:CreateRepository" in sentence
         assert json.dumps(statement) in sentence
 
     def test_login_without_permission(self, ecr, env, image, name):
-        """The token for the registry is granted for every resource, and the statement says so."""
+        """The registry's token requires the resource "*", and the policy statement in the error has it."""
         ecr.aws("ecr", "create-repository", "--repository-name", name)
         allowed = ["ecr:DescribeRepositories", "ecr:DescribeImages"]
         with limited_user(ecr, name.rsplit("/")[-1], allowed) as key:
-            sentence = refuse(name, "v1", "--local", image, env={**env, **key})
+            sentence = fail_with_message(name, "v1", "--local", image, env={**env, **key})
         statement = {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"}
         assert json.dumps(statement) in sentence
 
-    def test_region_that_aws_does_not_have(self, env, image, name):
-        """It asks whether there is such a region when nothing answers under its name."""
+    def test_an_unknown_region(self, env, image, name):
+        """If the region's endpoint cannot be reached, the error asks whether the region exists."""
         del env["AWS_ENDPOINT_URL"]
-        sentence = refuse(name, "v1", "--local", image, env={**env, "AWS_REGION": "us-nowhere-7"})
+        sentence = fail_with_message(name, "v1", "--local", image, env={**env, "AWS_REGION": "us-nowhere-7"})
         assert 'is "us-nowhere-7" an AWS region' in sentence
 
     def test_credentials_of_another_partition(self, env, image, name):
-        """Credentials are refused where the region belongs to a partition that is not theirs."""
-        sentence = refuse(name, "v1", "--local", image, env={**env, "AWS_REGION": "us-isof-south-1"})
+        """Credentials are rejected if the region belongs to another partition."""
+        sentence = fail_with_message(
+            name, "v1", "--local", image, env={**env, "AWS_REGION": "us-isof-south-1"}
+        )
         assert "us-isof-south-1 belongs to the partition aws-iso-f" in sentence
 
-    def test_image_for_another_processor(self, ecr, env, name):
+    def test_an_image_for_another_platform(self, ecr, env, name):
         """An image that SageMaker cannot run is not pushed."""
         image = make_image("tandem-push:arm", b"content", platform="linux/arm64")
-        assert "is for linux/arm64, but SageMaker runs linux/amd64" in refuse(
+        assert "is for linux/arm64, but SageMaker runs linux/amd64" in fail_with_message(
             name, "v1", "--local", image, env=env
         )
 
-    def test_image_that_is_not_there(self, env, name):
-        """It says which image the engine does not have."""
-        assert "no image tandem-push:none" in refuse(name, "v1", "--local", "tandem-push:none", env=env)
+    def test_a_missing_image(self, env, name):
+        """The error names the image that the engine does not have."""
+        assert "no image tandem-push:none" in fail_with_message(
+            name, "v1", "--local", "tandem-push:none", env=env
+        )
 
 
 class TestDryRun:
-    def test_nothing_is_called(self, commands, tmp_path):
-        """A dry run prints the commands and the address, and calls neither docker nor aws nor make."""
+    def test_no_command_is_run(self, commands, tmp_path):
+        """A dry run prints the commands and the URI, and runs neither docker nor aws nor make."""
         done = run("digits", "v1", "--image", "gpu", "CUDA=11", "--dry-run", env=commands)
         assert done.returncode == 0, done.stderr
         assert not (tmp_path / "trace").exists()
@@ -394,7 +402,7 @@ class TestDryRun:
         assert " gpu-image IMAGE=ACCOUNT.dkr.ecr.us-west-2.amazonaws.com/digits TAG=v1 CUDA=11" in done.stdout
 
     def test_commands_can_be_pasted(self, commands):
-        """Each printed line is one that a shell takes."""
+        """Each printed line is valid shell syntax."""
         done = run("digits", "--local", "digits:1.0", "--immutable-tags", "--dry-run", env=commands)
         subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True, timeout=20)
         assert "docker tag digits:1.0 ACCOUNT.dkr.ecr.us-west-2.amazonaws.com/digits:1.0\n" in done.stdout
@@ -414,12 +422,12 @@ class TestDryRun:
         ],
     )
     def test_each_partition_has_its_domain(self, commands, region, domain):
-        """The registry's domain is the partition's."""
+        """The registry's domain is that of the partition."""
         done = run("digits", "v1", "--dry-run", env={**commands, "AWS_REGION": region})
         assert done.stdout.splitlines()[-1] == f"ACCOUNT.dkr.ecr.{region}.{domain}/digits:v1"
 
-    def test_tag_is_what_git_calls_the_tree(self, commands, tree):
-        """Without TAG it is the image and the version or revision, -dirty with changes not committed."""
+    def test_the_default_tag_comes_from_git(self, commands, tree):
+        """The default tag is the image and the version or revision, with -dirty for uncommitted changes."""
 
         def read_tag(*arguments):
             done = run("digits", "--dry-run", *arguments, env=commands, script=tree / "build_and_push.sh")
@@ -435,10 +443,10 @@ class TestDryRun:
         git(tree, "tag", "v1.2")
         assert read_tag() == "cpu-v1.2"
 
-    def test_region_is_needed(self, commands):
-        """Without any region it says how to set one; the account is not needed."""
+    def test_a_region_is_required(self, commands):
+        """Without a region, the error says how to set one; an account is not required."""
         del commands["AWS_REGION"]
-        assert "no AWS region is set" in refuse("digits", "v1", "--dry-run", env=commands)
+        assert "no AWS region is set" in fail_with_message("digits", "v1", "--dry-run", env=commands)
         done = run("digits", "v1", "--dry-run", env={**commands, "AWS_DEFAULT_REGION": "eu-west-1"})
         assert "eu-west-1.amazonaws.com/digits:v1" in done.stdout
 
@@ -447,15 +455,15 @@ class TestArguments:
     @pytest.mark.parametrize(
         "name", ["Digits", "d", "digits-", "-digits", "a___b", "a//b", "a:v1", "a" * 257, "dígits"]
     )
-    def test_name_follows_the_rules_of_ecr(self, commands, name):
-        """What ECR would refuse as a name is refused at once."""
+    def test_invalid_repository_names(self, commands, name):
+        """A name that ECR would reject is rejected at once."""
         done = run(name, "v1", "--dry-run", env=commands)
         assert done.returncode == 2
-        assert "cannot name an ECR repository" in done.stderr or "no option" in done.stderr
+        assert "is not a valid name for an ECR repository" in done.stderr or "no option" in done.stderr
 
     @pytest.mark.parametrize("name", ["digits", "a/b", "team-1/digits_2", "a__b", "a--b.c"])
-    def test_names_that_ecr_takes(self, commands, name):
-        """What ECR takes as a name is taken."""
+    def test_valid_repository_names(self, commands, name):
+        """A name that ECR accepts is accepted."""
         assert run(name, "v1", "--dry-run", env=commands).returncode == 0
 
     @pytest.mark.parametrize(
@@ -463,10 +471,10 @@ class TestArguments:
         [
             ([], "NAME"),
             (["digits", "v1", "more"], '"more"'),
-            (["digits", "latest"], '"latest" does not tell'),
-            (["digits", "v1/2"], '"v1/2" cannot be a tag'),
-            (["digits", ".v1"], '".v1" cannot be a tag'),
-            (["digits", "v" * 129], "cannot be a tag"),
+            (["digits", "latest"], '"latest" does not identify'),
+            (["digits", "v1/2"], '"v1/2" is not a valid tag'),
+            (["digits", ".v1"], '".v1" is not a valid tag'),
+            (["digits", "v" * 129], "is not a valid tag"),
             (["digits", "v1", "--image", "tpu"], 'not "tpu"'),
             (["digits", "v1", "--image", ""], "--image needs a value"),
             (["digits", "v1", "--push"], "no option --push"),
@@ -474,27 +482,29 @@ class TestArguments:
             (["digits", "--local", "digits:latest"], "give a TAG"),
             (["digits", "--local", "localhost:5000/digits"], "give a TAG"),
             (["digits", "--local", "digits@sha256:0123"], "give a TAG"),
-            (["digits", "v1", "--local", "digits:1", "--image", "gpu"], "--local takes an image as it is"),
-            (["digits", "v1", "--local", "digits:1", "CUDA=11"], "--local takes an image as it is"),
+            (["digits", "v1", "--local", "digits:1", "--image", "gpu"], "--local pushes an image as it is"),
+            (["digits", "v1", "--local", "digits:1", "CUDA=11"], "--local pushes an image as it is"),
         ],
     )
-    def test_misuse_is_told(self, commands, arguments, words):
-        """Each wrong call ends with status 2 and a sentence on what is wrong."""
-        assert words in refuse(*arguments, "--dry-run", env=commands, status=2)
+    def test_wrong_arguments_are_reported(self, commands, arguments, words):
+        """Wrong arguments result in status 2 and a sentence that says what is wrong."""
+        assert words in fail_with_message(*arguments, "--dry-run", env=commands, status=2)
 
-    def test_tree_without_a_revision_needs_a_tag(self, commands, tree):
-        """Where git knows no commit, TAG must be given."""
+    def test_without_a_git_revision_a_tag_is_required(self, commands, tree):
+        """If there is no git commit, TAG must be given."""
         shutil.rmtree(tree / ".git")
         script = tree / "build_and_push.sh"
         env = {**commands, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
-        assert "give a TAG" in refuse("digits", "--dry-run", env=env, script=script, status=2)
+        assert "give a TAG" in fail_with_message("digits", "--dry-run", env=env, script=script, status=2)
 
-    def test_malformed_region(self, commands):
-        """A region that cannot be one is refused by name."""
-        assert '"us_west"' in refuse("digits", "v1", "--dry-run", env={**commands, "AWS_REGION": "us_west"})
+    def test_a_malformed_region(self, commands):
+        """A malformed region is rejected with an error that names it."""
+        assert '"us_west"' in fail_with_message(
+            "digits", "v1", "--dry-run", env={**commands, "AWS_REGION": "us_west"}
+        )
 
     def test_help(self, commands):
-        """--help tells every option, on standard output."""
+        """--help describes every option, on standard output."""
         done = run("--help", env=commands)
         assert done.returncode == 0
         cases = re.findall(r"^    (-[-a-z |]+)\)", SCRIPT.read_text(encoding="utf-8"), re.MULTILINE)
@@ -505,7 +515,7 @@ class TestArguments:
 
 @contextlib.contextmanager
 def limited_user(ecr, user, actions):
-    """Let AWS check permissions, and give the key of a user who may only do `actions`."""
+    """Turn on permission checks, and yield the key of a user who is allowed to perform only `actions`."""
     policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]}
     ecr.aws("iam", "create-user", "--user-name", user)
     document = ["--policy-name", "limits", "--policy-document", json.dumps(policy)]
@@ -520,7 +530,7 @@ def limited_user(ecr, user, actions):
 
 @contextlib.contextmanager
 def refusing_sts(code):
-    """Answer every request as STS does when it refuses the credentials."""
+    """Answer every request as STS does when it rejects the credentials."""
     body = f"<ErrorResponse><Error><Code>{code}</Code><Message>no</Message></Error></ErrorResponse>"
 
     class Refusal(http.server.BaseHTTPRequestHandler):

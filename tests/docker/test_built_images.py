@@ -1,4 +1,4 @@
-"""What is in the images, as make builds them."""
+"""The contents of the images that make builds."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def engine():
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    """Options of `docker run` that give a container the stand-in driver."""
+    """Options of `docker run` that give a container the substitute for the driver."""
     folder = tmp_path_factory.mktemp("driver")
     for library in ("libcuda.so.1", "libnvidia-ml.so.1"):
         source = ROOT / "tests" / "cuda" / "driver.c"
@@ -37,19 +37,19 @@ def driver(tmp_path_factory):
 
 
 def execute(name, command, options=()):
-    """Give what a shell command prints in the image; it must end well."""
+    """Return the output of a shell command in the image; the command must succeed."""
     done = run(build(name), "bash", "-c", command, options=options)
     assert done.returncode == 0, done.stdout
     return done.stdout.strip()
 
 
 @pytest.mark.parametrize("name", MEGABYTES)
-def test_it_is_small(name):
+def test_the_image_is_small(name):
     assert inspect(build(name))["Size"] <= MEGABYTES[name] * 1e6
 
 
 @EVERY
-def test_its_description_is_what_the_platform_reads(name):
+def test_the_image_has_the_command_and_the_labels_that_sagemaker_reads(name):
     config = inspect(build(name))["Config"]
     assert config["Cmd"] == ["serve" if name == "serve" else "train"]
     assert not config["Entrypoint"]
@@ -65,15 +65,15 @@ def test_its_description_is_what_the_platform_reads(name):
 
 
 @EVERY
-def test_no_folder_of_the_working_directory_is_a_library_path(name):
-    """An empty entry of LD_LIBRARY_PATH or PATH would let files beside the caller be loaded."""
+def test_the_working_directory_is_not_in_a_search_path(name):
+    """An empty entry in LD_LIBRARY_PATH or PATH would load files from the working directory."""
     variables = dict(entry.split("=", 1) for entry in inspect(build(name))["Config"]["Env"])
     for variable in ("PATH", "LD_LIBRARY_PATH"):
         assert all(variables.get(variable, "/").split(":")), variables
 
 
 @EVERY
-def test_any_command_passes(name):
+def test_any_command_runs(name):
     """Version 3 of the SageMaker SDK runs bash, chmod, python3 and pip3 in an image."""
     assert execute(name, "command -v bash chmod python3 pip3 | wc -l && pip3 check").splitlines() == [
         "4",
@@ -85,20 +85,20 @@ def test_any_command_passes(name):
 
 
 @EVERY
-def test_what_nobody_needs_is_not_in_it(name):
+def test_unneeded_files_are_removed(name):
     unwanted = [
         *("*/tensorflow/include", "*/openvino/include", "*/nvidia/*.a", "*/site-packages/numpy/*/tests"),
         *("*/openvino_telemetry/*", "*/libclang*.so*", "*/libcusolverMg.so*"),
         *("/root/.[a-z]*/*", "/tmp/*", "/var/lib/apt/lists/*", "/opt/ml"),
     ]
-    places = " -o ".join(f"-path '{pattern}'" for pattern in unwanted)
-    left_out = f"find / -xdev \\( {places} \\) -print; command -v gcc make git curl; true"
-    assert execute(name, left_out) == ""
+    paths = " -o ".join(f"-path '{pattern}'" for pattern in unwanted)
+    search = f"find / -xdev \\( {paths} \\) -print; command -v gcc make git curl; true"
+    assert execute(name, search) == ""
 
 
 @EVERY
-def test_python_has_nothing_to_compile_at_the_start(name):
-    """A read-only root could not keep what Python compiles, and would have it compiled at each start."""
+def test_all_python_files_are_compiled(name):
+    """On a read-only root file system, Python would compile again at every start."""
     stale = (
         "import importlib.util as u, pathlib, sys, sysconfig\n"
         "roots = [pathlib.Path('/program'), *map(pathlib.Path(sysconfig.get_path('purelib')).joinpath, "
@@ -110,15 +110,15 @@ def test_python_has_nothing_to_compile_at_the_start(name):
 
 
 @EVERY
-def test_it_has_the_engines_that_its_name_says(name):
+def test_the_image_has_the_engines_of_its_kind(name):
     modules = "('tensorflow', 'keras', 'openvino', 'cv2')"
     found = f"import importlib.util as u; print([m for m in {modules} if u.find_spec(m)])"
     wanted = "['openvino', 'cv2']" if name == "serve" else "['tensorflow', 'keras', 'openvino', 'cv2']"
     assert run(build(name), "python3", "-c", found).stdout.strip() == wanted
 
 
-def test_packages_are_those_of_the_locks():
-    """What cpu, gpu and serve have in common has one version."""
+def test_the_packages_have_the_locked_versions():
+    """A package that is in several of cpu, gpu and serve has the same version in each."""
     lists = [
         {
             package["name"].lower().replace("_", "-"): package["version"]
@@ -136,18 +136,18 @@ def test_packages_are_those_of_the_locks():
 
 @EVERY_GPU
 def test_tensorflow_finds_every_cuda_library_that_it_opens(driver, name):
-    """It lists a GPU only if it could open all; TensorFlow 2.21 alone does not find cusolver."""
+    """TensorFlow lists a GPU only if it can open all libraries; 2.21 alone does not find cusolver."""
     assert execute(name, f'python3 -c "{LIST_GPUS}" 2>&1 | grep GPUs:', driver) == "GPUs: 1"
 
 
 def test_tensorflow_by_itself_does_not_find_them(driver):
-    """This is what the test above is for: when it fails here, TensorFlow has mended its RUNPATH."""
+    """The reason for the test above; if this test fails, TensorFlow has fixed its RUNPATH."""
     assert execute("gpu", f'{FORGET}; python3 -c "{LIST_GPUS}" 2>&1 | grep GPUs:', driver) == "GPUs: 0"
 
 
 @EVERY_GPU
 def test_every_cuda_library_loads(driver, name):
-    """Also those that are opened late: NCCL with several GPUs, CUPTI with the profiler, cuDNN's parts."""
+    """This includes libraries that are opened late: NCCL, CUPTI and the parts of cuDNN."""
     library = "libcudnn.so.9" if name == "gpu" else "libcudnn.so.8"
     load = (
         "import ctypes, pathlib, sysconfig; "
@@ -160,8 +160,8 @@ def test_every_cuda_library_loads(driver, name):
 
 
 @EVERY_GPU
-def test_the_driver_is_the_hosts(name):
-    """No driver is inside, nor a newer half of one, and the runtime is asked for what is needed."""
+def test_the_driver_comes_from_the_host(name):
+    """The image has no driver and no cuda-compat, and requests the needed capabilities from the runtime."""
     variables = inspect(build(name))["Config"]["Env"]
     assert {
         "NVIDIA_VISIBLE_DEVICES=all",
@@ -173,11 +173,11 @@ def test_the_driver_is_the_hosts(name):
     assert execute(name, f"find / -xdev \\( {drivers} \\) -print") == ""
 
 
-def test_only_what_the_recipe_copies_reaches_the_engine(tmp_path):
-    """No model, data, history or environment can come in."""
-    recipe = "FROM debian:bookworm-slim\nCOPY . /context\n"
+def test_only_files_that_the_dockerfile_copies_are_sent_to_the_engine(tmp_path):
+    """No model, data, git history or environment is in the build context."""
+    dockerfile = "FROM debian:bookworm-slim\nCOPY . /context\n"
     image = f"{REPOSITORY}:context"
-    (tmp_path / "Dockerfile").write_text(recipe)
+    (tmp_path / "Dockerfile").write_text(dockerfile)
     docker("build", "--file", tmp_path / "Dockerfile", "--tag", image, ROOT)
     try:
         files = run(image, "bash", "-c", "cd /context && find . -type f").stdout.split()
@@ -189,9 +189,9 @@ def test_only_what_the_recipe_copies_reaches_the_engine(tmp_path):
 
 
 @pytest.mark.parametrize("builder", ["BuildKit", "classic"])
-def test_both_builders_build_it(builder):
+def test_both_builders_build_the_image(builder):
     if builder not in find_builders():
-        pytest.skip(f"no docker client here has the {builder} builder")
+        pytest.skip(f"no docker client on this computer has the {builder} builder")
     output = make(
         "serve-image", builder=find_builders()[builder], IMAGE=REPOSITORY, TAG=f"serve-{builder.lower()}"
     )
@@ -199,7 +199,7 @@ def test_both_builders_build_it(builder):
     assert inspect(f"{REPOSITORY}:serve-{builder.lower()}")["Config"]["Cmd"] == ["serve"]
 
 
-def test_the_bill_of_materials_names_what_is_installed():
+def test_the_bill_of_materials_lists_the_installed_packages():
     build("serve")
     output = make("sbom", IMAGE=REPOSITORY, TAG="serve")
     file = ROOT / re.search(r"^sbom/\S+\.cdx\.json$", output, re.MULTILINE)[0]
@@ -216,7 +216,7 @@ def test_the_bill_of_materials_names_what_is_installed():
     } <= named
 
 
-def test_make_says_what_it_does_not_know():
+def test_make_rejects_an_unknown_cuda_version():
     done = subprocess.run(
         ["make", "-C", ROOT, "gpu-image", "CUDA=13"], capture_output=True, text=True, timeout=60, check=False
     )

@@ -1,4 +1,4 @@
-"""The images at work: train, serve and predict in containers, started and stopped as the platform does it."""
+"""Train, serve and predict in containers that are started and stopped as SageMaker does it."""
 
 import functools
 import itertools
@@ -19,7 +19,7 @@ import digits
 
 pytestmark = [pytest.mark.image, pytest.mark.usefixtures("engine")]
 
-OWNER = 4321  # nobody's number: what belongs to it does so because it was given
+OWNER = 4321  # a user that does not exist: files belong to it only if their owner was changed
 OFFLINE = ["--network", "none"]
 READ_ONLY = ["--read-only", "--tmpfs", "/tmp"]
 NON_ROOT = ["--user", "12345:12345"]
@@ -28,7 +28,7 @@ RESTRICTIONS = pytest.mark.parametrize(
 )
 EVERY = pytest.mark.parametrize("name", NAMES)
 EVERY_TRAINING = pytest.mark.parametrize("name", TRAINING)
-#: Between two images on one machine; the golden answers' own tolerance is 0.005.
+#: Between two images on one computer; the tolerance of the reference answers is 0.005.
 LARGEST_DIFFERENCE = 1e-4
 
 
@@ -39,7 +39,7 @@ def engine():
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    """A miniature /opt/ml with the handwritten digits."""
+    """A folder to use as /opt/ml, with the handwritten digits."""
     folder = tmp_path_factory.mktemp("sample")
     shutil.copytree(ROOT / "local_test" / "test_dir" / "input" / "config", folder / "input" / "config")
     digits.write_digits(folder)
@@ -48,7 +48,7 @@ def sample(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(sample, tmp_path_factory):
-    """`trained(name)` is a miniature /opt/ml after local_test/train.sh with that image."""
+    """`trained(name)` returns a folder used as /opt/ml after local_test/train.sh with that image."""
 
     @functools.cache
     def make(name):
@@ -66,16 +66,16 @@ def trained(sample, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answers(trained, sample):
-    """`answers(trained, serving, backend)` are the probabilities of all held-out digits, (n, 10)."""
-    pictures = sorted((sample / digits.HELD_OUT).glob("*/*.png"))
+    """`answers(trainer, server, backend)` returns the probabilities of all held-out digits, (n, 10)."""
+    images = sorted((sample / digits.HELD_OUT).glob("*/*.png"))
 
     @functools.cache
     def ask(trainer, server, backend="auto"):
         options = [*mount(trained(trainer) / "model"), "--env", f"BACKEND={backend}"]
         with Container(build(server), options) as container:
-            return container.wait_until_healthy().predict(pictures)
+            return container.wait_until_healthy().predict(images)
 
-    ask.truth = np.array([int(path.parent.name) for path in pictures])
+    ask.truth = np.array([int(path.parent.name) for path in images])
     return ask
 
 
@@ -84,22 +84,22 @@ def mount(model):
 
 
 def prepare(sample, folder, **hyperparameters):
-    """Give options of `docker run` with a job's folders, writable where the platform lets a job write."""
+    """Return options of `docker run` for a job's folders; only those that SageMaker makes writable are."""
     config = folder / "config"
     shutil.copytree(sample / "input" / "config", config)
     (config / "hyperparameters.json").write_text(json.dumps({"image_size": "16", **hyperparameters}))
     options = ["--volume", f"{config}:/opt/ml/input/config:ro"]
     options += ["--volume", f"{sample / 'input' / 'data'}:/opt/ml/input/data:ro"]
-    for place in ("model", "output"):
-        (folder / place).mkdir()
-        (folder / place).chmod(0o777)
-        options += ["--volume", f"{folder / place}:/opt/ml/{place}"]
+    for name in ("model", "output"):
+        (folder / name).mkdir()
+        (folder / name).chmod(0o777)
+        options += ["--volume", f"{folder / name}:/opt/ml/{name}"]
     return options
 
 
 @EVERY_TRAINING
-def test_what_it_trains_it_serves(trained, answers, name):
-    """And the files on the host belong to whom the folder belongs to."""
+def test_an_image_serves_the_model_that_it_trained(trained, answers, name):
+    """The files on the host belong to the owner of the folder."""
     model = trained(name) / "model"
     assert {"golden.npz", "manifest.json", "model.h5", "openvino"} == {path.name for path in model.iterdir()}
     assert {path.stat().st_uid for path in trained(name).rglob("*") if "input" not in path.parts} == {OWNER}
@@ -108,8 +108,8 @@ def test_what_it_trains_it_serves(trained, answers, name):
 
 
 @pytest.mark.parametrize("trainer", TRAINING)
-def test_a_model_of_each_is_served_by_each(answers, trainer):
-    """With the same answers in all images, and with TensorFlow where it was trained (-rP shows them)."""
+def test_a_model_of_each_image_is_served_by_each_image(answers, trainer):
+    """All images, and TensorFlow in the image that trained, give the same answers (shown by -rP)."""
     given = {name: answers(trainer, name) for name in NAMES}
     given["TensorFlow"] = answers(trainer, trainer, "tensorflow")
     differences = {
@@ -122,15 +122,15 @@ def test_a_model_of_each_is_served_by_each(answers, trainer):
 
 
 @RESTRICTIONS
-def test_training_keeps_to_what_the_platform_allows(sample, tmp_path, options):
+def test_training_works_under_each_restriction_of_sagemaker(sample, tmp_path, options):
     done = run(build("cpu"), "train", options=[*options, *prepare(sample, tmp_path, epochs="1")])
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "model" / "model.h5").exists()
 
 
 @EVERY_TRAINING
-def test_training_keeps_to_all_of_it_in_every_image(sample, tmp_path, name):
-    """Offline, on a read-only root file system, as some user; and with no command at all it trains."""
+def test_every_image_trains_under_all_restrictions(sample, tmp_path, name):
+    """Offline, on a read-only root file system, not as root, and without a command."""
     options = [*OFFLINE, *READ_ONLY, *NON_ROOT, *prepare(sample, tmp_path, epochs="1")]
     done = run(build(name), options=options)
     assert done.returncode == 0, done.stdout
@@ -138,14 +138,14 @@ def test_training_keeps_to_all_of_it_in_every_image(sample, tmp_path, name):
 
 
 @RESTRICTIONS
-def test_serving_keeps_to_what_the_platform_allows(trained, options):
+def test_serving_works_under_each_restriction_of_sagemaker(trained, options):
     with Container(build("cpu"), [*options, *mount(trained("cpu") / "model")]) as container:
         assert container.wait_until_healthy().stop() == 0
 
 
 @EVERY
-def test_serving_keeps_to_all_of_it_in_every_image(trained, name):
-    """Offline, on a read-only root file system, as some user; and it writes nowhere but in /tmp."""
+def test_every_image_serves_under_all_restrictions(trained, name):
+    """Offline, on a read-only root file system with a writable /tmp, and not as root."""
     options = [*OFFLINE, *READ_ONLY, *NON_ROOT, *mount(trained("cpu") / "model")]
     with Container(build(name), options) as container:
         container.wait_until_healthy()
@@ -155,7 +155,7 @@ def test_serving_keeps_to_all_of_it_in_every_image(trained, name):
 
 @EVERY
 def test_serving_without_restrictions_changes_no_file_outside_tmp(trained, name):
-    """So neither caches nor compiled Python grow in the container."""
+    """Neither caches nor compiled Python files are added to the container."""
     with Container(build(name), mount(trained("cpu") / "model")) as container:
         container.wait_until_healthy()
         changes = [line.split()[1] for line in docker("diff", container.id).stdout.splitlines()]
@@ -165,7 +165,7 @@ def test_serving_without_restrictions_changes_no_file_outside_tmp(trained, name)
 
 
 @EVERY_TRAINING
-def test_a_stopped_training_keeps_its_model(sample, tmp_path, name):
+def test_a_stopped_training_job_saves_its_model(sample, tmp_path, name):
     options = prepare(sample, tmp_path, epochs="1000")
     with Container(build(name), options, ["train"]) as container:
         container.wait_for_log("epoch=1 ")
@@ -175,7 +175,7 @@ def test_a_stopped_training_keeps_its_model(sample, tmp_path, name):
 
 
 @EVERY
-def test_a_stopped_server_ends_well(trained, name):
+def test_a_stopped_server_exits_with_0(trained, name):
     with Container(build(name), mount(trained("cpu") / "model")) as container:
         container.wait_until_healthy()
         assert container.stop() == 0, container.log
@@ -187,13 +187,13 @@ def test_the_serve_image_says_that_it_cannot_train(sample, tmp_path):
     assert "tensorflow" in (tmp_path / "output" / "failure").read_text().lower()
 
 
-def keep_model_alone(source, folder):
+def copy_bare_model(source, folder):
     shutil.copy(source / "model" / "model.h5", folder / "model.h5")
     return mount(folder)
 
 
 def save_small_model(folder, image):
-    """Have an image write a model.h5 whose layers are alike in Keras 2 and 3."""
+    """Write a model.h5, in a container, with layers that are the same in Keras 2 and 3."""
     write = (
         "import keras\n"
         "layers = [keras.layers.Conv2D(4, 3), keras.layers.Flatten(), keras.layers.Dense(3, 'softmax')]\n"
@@ -212,8 +212,8 @@ def test_keras_3_loads_a_model_file_of_keras_2(tmp_path):
 
 @pytest.mark.parametrize(("trainer", "server"), [("cpu", "gpu-cuda11"), ("gpu-cuda11", "cpu")])
 def test_a_model_file_that_the_other_keras_cannot_load_is_explained(trained, tmp_path, trainer, server):
-    """Keras 2 reads no model.h5 of Keras 3, and Keras 3 none of Keras 2 with a model inside a model."""
-    done = run(build(server), "serve", options=keep_model_alone(trained(trainer), tmp_path))
+    """Keras 2 cannot read a model.h5 of Keras 3; Keras 3 cannot read one of Keras 2 with a nested model."""
+    done = run(build(server), "serve", options=copy_bare_model(trained(trainer), tmp_path))
     assert done.returncode
     writer = "3" if trainer == "cpu" else "2"
     assert f"model.h5 cannot be loaded: Keras {writer}." in done.stdout
@@ -221,7 +221,7 @@ def test_a_model_file_that_the_other_keras_cannot_load_is_explained(trained, tmp
 
 
 def test_keras_2_does_not_run_the_code_of_a_model_file(tmp_path):
-    """It has no safe mode for HDF5 files, so the check is ours."""
+    """Keras 2 has no safe mode for HDF5 files, so Tandem checks the file."""
     tmp_path.chmod(0o777)
     write = (
         "import keras\n"

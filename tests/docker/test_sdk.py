@@ -1,7 +1,7 @@
-"""The real SageMaker Python SDK, v2 and v3, starts the cpu image: fit, deploy, predict, batch transform.
+"""The real SageMaker Python SDK, v2 and v3, runs the cpu image: fit, deploy, predict, batch transform.
 
-`make test-sdk` makes the environments and runs these. Nothing is sent anywhere: there are no credentials, and
-the SDK's telemetry is off.
+`make test-sdk` creates the environments and runs these tests. Nothing is sent to AWS: there are no
+credentials, and the telemetry of the SDK is off.
 """
 
 import functools
@@ -23,7 +23,7 @@ from processes import find_free_port
 pytestmark = [
     pytest.mark.sdk,
     pytest.mark.skipif(
-        os.environ.get("REQUIRE_SDK") != "1", reason="the SDKs have environments of their own: make test-sdk"
+        os.environ.get("REQUIRE_SDK") != "1", reason="the SDKs need separate environments: make test-sdk"
     ),
 ]
 
@@ -43,7 +43,7 @@ def docker(*arguments, check=True):
 
 @dataclass
 class Workplace:
-    """A folder with the digits, and a home in which the SDK finds its configuration."""
+    """A folder with the digits, which is also the home folder with the SDK's configuration."""
 
     folder: Path
     environment: dict
@@ -53,7 +53,7 @@ class Workplace:
         return self.folder / "local_test" / "test_dir"
 
     def run(self, version, script, *arguments):
-        """Run a script with the SDK of that version to its end; give its status and all that it printed."""
+        """Run a script with the SDK of that version; return its exit status and its output."""
         python = ROOT / ".venv" / f"sdk{version}" / "bin" / "python"
         output = self.folder / f"{Path(script).stem}.txt"
         with output.open("wb") as file:
@@ -75,7 +75,7 @@ class Workplace:
         return status, output.read_text(errors="replace")
 
     def start_job(self, version, name, **request):
-        """Start one training job; give the exit status, what it printed, and the folder its output is in."""
+        """Run one training job; return the exit status, the output, and the folder with the job's files."""
         output = self.folder / name
         output.mkdir()
         request = {"hyperparameters": {}, "program": None, **request}
@@ -90,13 +90,13 @@ class Workplace:
         return *self.run(version, source / f"v{version}.py", *map(str, arguments)), output
 
     def list_containers(self):
-        """Name the containers that Compose made from below this folder; they stay when they end."""
+        """Return the names of the containers that Compose created from below this folder, running or not."""
         lines = docker("ps", "--all", "--format", f'{{{{.Names}}}}\t{{{{.Label "{WORKING_DIR}"}}}}')
         named = (line.split("\t") for line in lines)
-        return [name for name, place in named if place.startswith(f"{self.folder}/")]
+        return [name for name, path in named if path.startswith(f"{self.folder}/")]
 
     def take_exit_codes(self):
-        """Remove the containers that are there; give the exit status of each."""
+        """Remove these containers; return the exit status of each."""
         names = self.list_containers()
         if not names:
             return []
@@ -107,16 +107,16 @@ class Workplace:
 
 @pytest.fixture(scope="module")
 def network():
-    """Leave no network behind that was not there."""
-    there = docker("network", "ls", "--quiet", "--filter", f"name=^{NETWORK}$")
+    """Remove the SDK's network at the end, unless it existed before."""
+    existing = docker("network", "ls", "--quiet", "--filter", f"name=^{NETWORK}$")
     yield
-    if not there:
+    if not existing:
         docker("network", "rm", NETWORK, check=False)
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, network):
-    assert docker("images", "--quiet", IMAGE), f"there is no image {IMAGE}; `make cpu-image` makes it."
+    assert docker("images", "--quiet", IMAGE), f"there is no image {IMAGE}; run `make cpu-image`."
     folder = tmp_path_factory.mktemp("sdk")
     test_dir = folder / "local_test" / "test_dir"
     subprocess.run([sys.executable, ROOT / "local_test" / "digits.py", test_dir], check=True, timeout=120)
@@ -124,12 +124,12 @@ def workplace(tmp_path_factory, network):
     roots.mkdir()
     local = {"local_code": True, "serving_port": find_free_port(), "container_root": str(roots)}
     telemetry = {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}
-    for place, content in (
+    for path, content in (
         (".sagemaker", {"local": local}),
         (".config/sagemaker", {"SchemaVersion": "1.0", "SageMaker": telemetry}),
     ):
-        (folder / place).mkdir(parents=True)
-        (folder / place / "config.yaml").write_text(json.dumps(content))  # JSON is YAML too
+        (folder / path).mkdir(parents=True)
+        (folder / path / "config.yaml").write_text(json.dumps(content))  # JSON is YAML too
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "DOCKER_HOST", "LANG"}}
     environment = {
         **kept,
@@ -138,16 +138,16 @@ def workplace(tmp_path_factory, network):
         "AWS_EC2_METADATA_DISABLED": "true",
         "SAGEMAKER_SUPPRESS_V2_WARNING": "1",
     }
-    place = Workplace(folder, environment)
-    yield place
-    place.take_exit_codes()
-    if os.getuid():  # what the containers wrote is root's
+    workplace = Workplace(folder, environment)
+    yield workplace
+    workplace.take_exit_codes()
+    if os.getuid():  # the files that the containers wrote belong to root
         owner = f"{os.getuid()}:{os.getgid()}"
         docker("run", "--rm", "--volume", f"{folder}:/folder", IMAGE, "chown", "-R", owner, "/folder")
 
 
 def read_section(title):
-    """Give a section's Python blocks as one script, and the lines that it says are printed."""
+    """Return a section's Python blocks as one script, and the lines of output that the page shows."""
     (section,) = re.findall(rf"^## {title}$(.*?)^## ", PAGE, re.DOTALL | re.MULTILINE)
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     shown = "".join(text for language, text in blocks if not language)
@@ -155,7 +155,7 @@ def read_section(title):
 
 
 def mask(line):
-    """Take from a line what may differ from run to run: colours, the container's name, numbers."""
+    """Remove what differs between runs from a line: colours, the container's name, numbers."""
     line = re.sub(r"\x1b\[[0-9;]*m", "", line)
     line = re.sub(r"^\S*algo-1\S*\s*\| ", "| ", line.strip())
     return re.sub(r"\d[\d.e-]*", "#", line)
@@ -168,7 +168,7 @@ def read_archive(path, name):
 
 @dataclass
 class Page:
-    """What came of running one section of the page."""
+    """The result of running one section of the page."""
 
     status: int
     printed: str
@@ -196,13 +196,15 @@ def run_page(workplace):
     [(2, "sdk2/model.tar.gz", 4), (3, "sdk3/compressed_artifacts/model.tar.gz", 2)],
     ids=["v2", "v3"],
 )
-def test_the_lines_of_the_page_do_what_it_says(workplace, run_page, version, archive, containers):
-    """Nine of ten digits are read right, what the page shows is printed, and every container ends well."""
+def test_the_code_on_the_page_prints_the_output_on_the_page(
+    workplace, run_page, version, archive, containers
+):
+    """At least 90 % of the digits are correct, the output is as shown, and every container exits with 0."""
     page = run_page(version)
     assert page.status == 0, page.printed
-    right, count = map(int, re.search(r"^(\d+) of (\d+) are right$", page.printed, re.MULTILINE).groups())
+    correct, count = map(int, re.search(r"^(\d+) of (\d+) are correct$", page.printed, re.MULTILINE).groups())
     assert count == 40
-    assert right >= 0.9 * count
+    assert correct >= 0.9 * count
     manifest = json.loads(read_archive(workplace.test_dir / "output" / archive, "manifest.json"))
     assert manifest["labels"] == [str(digit) for digit in range(10)]
     assert page.exit_codes == [0] * containers
@@ -211,16 +213,16 @@ def test_the_lines_of_the_page_do_what_it_says(workplace, run_page, version, arc
     assert [line for line in page.shown if line != "…" and mask(line) not in printed] == []
 
 
-def test_v2_batch_transform_answers_every_picture_and_every_line(workplace, run_page):
-    """One .out file a picture, one answer a line, in the lines' order; nine of ten are right."""
+def test_v2_batch_transform_predicts_every_image_and_every_line(workplace, run_page):
+    """There is one .out file per image, and one prediction per line in order; at least 90 % are correct."""
     page = run_page(2)
     assert page.status == 0, page.printed
     output, held_out = workplace.test_dir / "output", workplace.test_dir / "held_out"
-    pictures = sorted(path.name for path in (held_out / "7").glob("*.png"))
+    images = sorted(path.name for path in (held_out / "7").glob("*.png"))
     answers = sorted((output / "sdk2-sevens").glob("*"))
-    assert [path.name for path in answers] == [f"{name}.out" for name in pictures]
+    assert [path.name for path in answers] == [f"{name}.out" for name in images]
     labels = [json.loads(path.read_text())["predictions"][0]["label"] for path in answers]
-    assert labels.count("7") >= 0.9 * len(pictures)
+    assert labels.count("7") >= 0.9 * len(images)
     lines = (output / "sdk2-answers" / "mixed.jsonl.out").read_text().splitlines()
     labels = [json.loads(line)["label"] for line in lines]
     truth = [path.parent.name for path in sorted(held_out.glob("*/*.png"))[::9]]
@@ -231,21 +233,21 @@ def test_v2_batch_transform_answers_every_picture_and_every_line(workplace, run_
 @pytest.mark.parametrize(
     ("version", "archive"), [(2, "model.tar.gz"), (3, "compressed_artifacts/model.tar.gz")]
 )
-def test_an_algorithm_of_ones_own_gets_the_values_that_python_had(workplace, version, archive):
-    """The SDK sends a file in place of the image's algorithm; booleans, None, numbers and lists arrive."""
+def test_a_users_algorithm_receives_the_values_with_their_python_types(workplace, version, archive):
+    """The SDK sends a file that replaces the algorithm; booleans, None, numbers and lists are kept."""
     status, printed, output = workplace.start_job(
         version, f"own{version}", hyperparameters=SENT, program="typed.py"
     )
     assert status == 0, printed
-    given = json.loads(read_archive(output / archive, "given.json"))
-    assert given["hyperparameters"] == SENT
-    assert "training" in given["channels"]
+    received = json.loads(read_archive(output / archive, "received.json"))
+    assert received["hyperparameters"] == SENT
+    assert "training" in received["channels"]
     assert workplace.take_exit_codes() == [0]
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_who_sends_a_wrong_value_reads_the_sentence(workplace, version):
-    """One line says what is wrong, and of the right values nothing is said."""
+def test_a_wrong_hyperparameter_is_reported(workplace, version):
+    """One line says which value is wrong; valid values are not mentioned."""
     values = {"epochs": 0, "image_size": None, "learning_rate": 1e-3, "color": "GRAY"}
     status, printed, _ = workplace.start_job(version, f"wrong{version}", hyperparameters=values)
     assert status == 1, printed
@@ -254,8 +256,8 @@ def test_who_sends_a_wrong_value_reads_the_sentence(workplace, version):
     assert workplace.take_exit_codes() == [1]
 
 
-def test_v3_runs_a_script_that_knows_nothing_of_tandem(workplace):
-    """bash, python3 and pip3 are where the SDK's own launcher looks for them, and TensorFlow computes."""
+def test_v3_runs_a_script_that_does_not_use_tandem(workplace):
+    """The SDK's launcher finds bash, python3 and pip3, and TensorFlow computes."""
     status, printed, output = workplace.start_job(
         3, "script", hyperparameters={"rate": 0.5}, program="look.py", script=True
     )
@@ -263,7 +265,7 @@ def test_v3_runs_a_script_that_knows_nothing_of_tandem(workplace):
     assert json.loads(read_archive(output / "compressed_artifacts" / "model.tar.gz", "seen.json")) == {
         "arguments": ["--rate", "0.5"],
         "programs": dict.fromkeys(("bash", "python3", "pip3", "train", "serve"), True),
-        "pictures": 1437,
+        "images": 1437,
         "six": 6.0,
     }
     assert workplace.take_exit_codes() == [0]

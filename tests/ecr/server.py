@@ -1,6 +1,6 @@
-"""AWS and ECR's registry on loopback: moto, and before a plain registry the things that make a registry ECR.
+"""A local substitute for AWS and ECR: moto, and a proxy that makes a plain registry behave like ECR.
 
-Runs in the environment of docker/requirements/ecr.txt; stand_in.py starts it, and closes its input to end it.
+It runs in the environment of docker/requirements/ecr.txt. stand_in.py starts it; closing its input stops it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host"}
 
 
 class Ecr(BaseHTTPRequestHandler):
-    """ECR's face of the registry: its login, no push to what was never created, each push known to AWS."""
+    """The proxy: requires ECR's login, rejects pushes to unknown repositories, reports each push to moto."""
 
     protocol_version = "HTTP/1.1"
     registry_port = 0
@@ -59,7 +59,7 @@ class Ecr(BaseHTTPRequestHandler):
                 digest=digest,
             )
         except ImageAlreadyExistsException:
-            pass  # the same image under the same tag once more
+            pass  # the same image was pushed again with the same tag
 
     def read_body(self):
         if self.headers["Transfer-Encoding"] != "chunked":

@@ -1,4 +1,4 @@
-"""A registry that calls itself ECR, and the AWS API around it, on this machine only."""
+"""A local substitute for ECR: a registry with ECR's host names, and the AWS API, on this computer only."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ MARK = "# Tandem's tests"
 
 @dataclass(frozen=True)
 class StandIn:
-    """The running stand-in: the AWS API's address, and the variables of a user whose AWS it is."""
+    """The running substitute: the AWS API's endpoint, and the environment variables of its user."""
 
     endpoint: str
     variables: dict[str, str]
 
     def aws(self, *arguments: str, region: str = "us-west-2") -> str:
-        """Give what the real AWS CLI answers."""
+        """Return the output of the real AWS CLI."""
         command = [ENVIRONMENT / "bin" / "aws", *arguments, "--region", region]
         return subprocess.run(
             command, env=self.variables, check=True, capture_output=True, text=True, timeout=60
         ).stdout.strip()
 
     def set_unchecked_calls(self, number: str) -> None:
-        """Let the AWS API check permissions after so many calls; "inf" for never."""
+        """Make the AWS API check permissions after `number` calls; "inf" for never."""
         url = f"{self.endpoint}/moto-api/reset-auth"
         request = urllib.request.Request(url, number.encode(), {"Content-Type": "text/plain"})
         urllib.request.urlopen(request, timeout=20).close()
 
 
 def install() -> None:
-    """Make the environment of the AWS CLI and moto, unless it is there as locked."""
+    """Create the environment of the AWS CLI and moto, unless it exists with the locked versions."""
     stamp = ENVIRONMENT / "installed"
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
@@ -62,7 +62,7 @@ def install() -> None:
 
 
 def find_registry() -> Path:
-    """Give the registry's program: the machine's own, or Debian's unpacked without being installed."""
+    """Return the path of docker-registry: the installed one, or Debian's, unpacked but not installed."""
     found = shutil.which("docker-registry")
     if found:
         return Path(found)
@@ -80,7 +80,7 @@ def find_registry() -> Path:
 
 
 def write_certificate(directory: Path) -> tuple[Path, Path]:
-    """Make a certificate for the registry's names, which is its own authority, and its key."""
+    """Create a self-signed certificate for the registry's host names, and its key."""
     certificate, key = directory / "ca.crt", directory / "ca.key"
     names = ",".join(f"DNS:{host}" for host in HOSTS)
     kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
@@ -106,7 +106,7 @@ def write_certificate(directory: Path) -> tuple[Path, Path]:
 
 @contextlib.contextmanager
 def known_hosts(certificate: Path) -> Iterator[None]:
-    """Let this machine take the registry's names for itself and Docker trust its certificate, for a while."""
+    """In the block, this computer has the registry's host names, and Docker trusts the certificate."""
     forget_hosts()
     with HOSTS_FILE.open("a") as hosts:
         hosts.write(f"127.0.0.1 {' '.join(HOSTS)} {MARK}\n")
@@ -120,20 +120,20 @@ def known_hosts(certificate: Path) -> Iterator[None]:
 
 
 def forget_hosts() -> None:
-    """Undo known_hosts, also what a run that was killed has left."""
+    """Undo known_hosts, including what a killed run left behind."""
     lines = HOSTS_FILE.read_text().splitlines(keepends=True)
     kept = [line for line in lines if not line.rstrip().endswith(MARK)]
     if kept != lines:
-        HOSTS_FILE.write_text("".join(kept))  # in place: in a container the file is a mount
+        HOSTS_FILE.write_text("".join(kept))  # in place, because in a container the file is a mount
     for host in HOSTS:
         shutil.rmtree(CERTIFICATES / host, ignore_errors=True)
     with contextlib.suppress(OSError):
-        CERTIFICATES.rmdir()  # only where nobody else keeps certificates there
+        CERTIFICATES.rmdir()  # fails if there are other certificates
 
 
 @contextlib.contextmanager
 def registry(directory: Path) -> Iterator[int]:
-    """Run the plain registry, with its storage in `directory`; give its port."""
+    """Run the plain registry, with its storage in `directory`; yield its port."""
     port = find_free_port()
     configuration = {
         "version": 0.1,
@@ -154,7 +154,7 @@ def registry(directory: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def stand_in(directory: Path) -> Iterator[StandIn]:
-    """Run the stand-in, as root; at the end nothing of it is left on this machine."""
+    """Run the substitute, as root; at the end, remove all of it from this computer."""
     install()
     certificate, key = write_certificate(directory)
     with registry(directory) as port, (directory / "server.log").open("wb") as log:
@@ -166,7 +166,7 @@ def stand_in(directory: Path) -> Iterator[StandIn]:
             stderr=log,
         )
         try:
-            line = server.stdout.readline()  # ends also when the server does
+            line = server.stdout.readline()  # returns also when the server exits
             assert line, (directory / "server.log").read_text()
             endpoint = json.loads(line)["endpoint"]
             wait_for(lambda: answers(port), "the registry")
@@ -179,7 +179,7 @@ def stand_in(directory: Path) -> Iterator[StandIn]:
 
 
 def answers(port: int) -> bool:
-    """Tell whether the plain registry takes requests."""
+    """Return whether the plain registry answers requests."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     with contextlib.closing(connection), contextlib.suppress(OSError):
         connection.request("GET", "/v2/")
@@ -188,7 +188,7 @@ def answers(port: int) -> bool:
 
 
 def describe_user(directory: Path, endpoint: str) -> dict[str, str]:
-    """Give the environment of someone with AWS credentials, a region, and a home of their own."""
+    """Return the environment of a user with AWS credentials, a region, and a separate home folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "DOCKER_"))}
     return {
         **kept,

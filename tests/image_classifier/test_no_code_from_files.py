@@ -117,7 +117,7 @@ def test_a_link_in_a_bundle_is_refused_though_the_bytes_are_right(bundle, tmp_pa
     elsewhere = (model_dir if inside else tmp_path) / "elsewhere"
     shutil.move(model_dir / name, elsewhere)
     (model_dir / name).symlink_to(elsewhere)
-    with pytest.raises(UserError, match=f"{name}.* is a link or behind one"):
+    with pytest.raises(UserError, match=f"{name}.* is reached through a link"):
         verify(model_dir, manifest)
 
 

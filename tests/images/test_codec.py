@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the same array, and what is no whole picture is refused."""
+"""Every kind of image becomes the same array, and incomplete images are rejected."""
 
 import os
 import subprocess
@@ -48,9 +48,9 @@ UPRIGHT = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_becomes_rgb_bytes(kind):
     body, tolerance = KINDS[kind]
-    picture = decode(body)
-    assert (picture.shape, picture.dtype) == (PICTURE.shape, np.uint8)
-    assert np.abs(picture.astype(int) - PICTURE).mean() <= tolerance
+    image = decode(body)
+    assert (image.shape, image.dtype) == (PICTURE.shape, np.uint8)
+    assert np.abs(image.astype(int) - PICTURE).mean() <= tolerance
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".tif", ".jpg"])
@@ -98,7 +98,7 @@ def test_unusual_pngs_become_rgb(body, pixels):
     ],
 )
 def test_cmyk_becomes_rgb(ink, color):
-    """No ink is white, cyan takes the red, magenta and yellow leave it, black is black."""
+    """No ink is white, cyan removes red, magenta and yellow keep it, black is black."""
     np.testing.assert_allclose(decode(cmyk_jpeg(*ink)), np.broadcast_to(color, (8, 8, 3)), atol=2)
 
 
@@ -116,7 +116,7 @@ def test_cmyk_becomes_rgb(ink, color):
     ],
     ids=["jpeg", "png", "webp", "tiff"],
 )
-def test_a_picture_is_turned_upright(write, tolerance, orientation):
+def test_an_image_is_rotated_upright(write, tolerance, orientation):
     np.testing.assert_allclose(decode(write(orientation)), UPRIGHT[orientation].astype(int), atol=tolerance)
 
 
@@ -139,7 +139,7 @@ def test_rarer_kinds_become_rgb(body, pixels):
 
 
 @pytest.mark.parametrize("kind", MORE)
-def test_every_other_kind_is_read(kind):
+def test_every_other_kind_is_decoded(kind):
     assert decode(MORE[kind]).dtype == np.uint8
 
 
@@ -148,25 +148,25 @@ def test_ycck_becomes_rgb():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bytes_after_a_whole_picture_do_not_matter(kind):
+def test_bytes_after_a_whole_image_are_ignored(kind):
     body, _ = KINDS[kind]
     np.testing.assert_array_equal(decode(body + b"\0garbage\xff\xd8"), decode(body))
 
 
 @pytest.mark.parametrize("name", [b"gAMA", b"tEXt", b"iTXt", b"zTXt", b"iCCP", b"sRGB", b"cHRM", b"abCd"])
-def test_a_png_without_what_is_not_needed_has_the_same_pixels(name):
-    """Even what is broken in such a part does not matter, nor what it says of colours."""
+def test_unneeded_chunks_of_a_png_do_not_change_its_pixels(name):
+    """Damage in such a chunk and its color data are ignored."""
     body = encode(".png")
     part = chunk(name, b"\0\1\0\0\0\0")[:-1] + b"?"
     np.testing.assert_array_equal(decode(body[:33] + part + body[33:-12] + part + body[-12:]), PICTURE)
 
 
-def test_a_file_is_read_as_its_bytes_are_and_not_by_its_name(tmp_path):
-    (tmp_path / "picture.png").write_bytes(KINDS["webp"][0])
-    np.testing.assert_array_equal(read(tmp_path / "picture.png"), PICTURE)
+def test_a_file_is_read_by_its_bytes_and_not_by_its_name(tmp_path):
+    (tmp_path / "image.png").write_bytes(KINDS["webp"][0])
+    np.testing.assert_array_equal(read(tmp_path / "image.png"), PICTURE)
 
 
-def test_a_file_far_too_large_is_not_even_read(tmp_path):
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
     with (tmp_path / "disk.tif").open("wb") as file:
         file.truncate(1 << 30)  # sparse
     with pytest.raises(ImageError, match="the limit is 400000000") as caught:
@@ -174,8 +174,8 @@ def test_a_file_far_too_large_is_not_even_read(tmp_path):
     assert caught.value.kind == "image_too_large"
 
 
-def test_refusals_are_silent_on_standard_error(tmp_path):
-    """OpenCV and its libraries would each print of what they cannot read; bad requests must not fill logs."""
+def test_rejected_images_print_nothing(tmp_path):
+    """OpenCV and its libraries print errors of their own; bad requests must not fill the log."""
     for index, kind in enumerate(KINDS):
         body = KINDS[kind][0]
         (tmp_path / f"{index}-cut").write_bytes(body[: len(body) // 2])
@@ -213,10 +213,10 @@ for path in Path(sys.argv[1]).iterdir():
     ],
 )
 def test_arrays_become_rgb_bytes(array, pixels):
-    picture = from_array(array)
-    assert picture.dtype == np.uint8
-    assert picture.flags.c_contiguous
-    np.testing.assert_array_equal(picture, pixels)
+    image = from_array(array)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    np.testing.assert_array_equal(image, pixels)
 
 
 @pytest.mark.parametrize(
@@ -237,18 +237,18 @@ def test_arrays_become_rgb_bytes(array, pixels):
         ([[1, 2], [3]], "differ in length"),
     ],
 )
-def test_arrays_that_are_no_picture_are_refused(array, sentence):
+def test_arrays_that_are_not_images_are_rejected(array, sentence):
     with pytest.raises(UserError, match=sentence):
         from_array(array)
 
 
-def test_preprocessing_at_the_pictures_own_size_changes_nothing():
+def test_preprocessing_to_the_same_size_changes_nothing():
     row = preprocess(PICTURE, Preprocessing(HEIGHT, WIDTH))
     assert row.dtype == np.uint8
     np.testing.assert_array_equal(row, PICTURE)
 
 
-def test_the_color_order_is_the_models():
+def test_the_color_order_is_that_of_the_spec():
     bgr = preprocess(PICTURE, Preprocessing(HEIGHT, WIDTH, color_order="BGR"))
     np.testing.assert_array_equal(bgr, PICTURE[..., ::-1])
     grey = preprocess(PICTURE, Preprocessing(HEIGHT, WIDTH, 1, "GRAY"))
@@ -274,20 +274,20 @@ def test_pad_keeps_the_proportions_between_black_bars():
 
 
 def test_crop_keeps_the_proportions_and_the_middle():
-    picture = np.zeros((10, 30, 3), np.uint8)
-    picture[:, 10:20] = 200
-    row = preprocess(picture, Preprocessing(5, 5, resize="crop", interpolation="area_or_linear"))
+    image = np.zeros((10, 30, 3), np.uint8)
+    image[:, 10:20] = 200
+    row = preprocess(image, Preprocessing(5, 5, resize="crop", interpolation="area_or_linear"))
     np.testing.assert_array_equal(row, np.full((5, 5, 3), 200))
 
 
 def test_shrinking_averages_all_pixels():
-    """Each output is the mean of its own block, so that fine patterns do not turn into others."""
+    """Each output is the mean of its block, so fine patterns do not alias."""
     checks = np.indices((40, 40)).sum(axis=0) % 2 * 200
     row = preprocess(np.repeat(checks.astype(np.uint8)[..., None], 3, axis=2), Preprocessing(10, 10))
     np.testing.assert_array_equal(row, np.full((10, 10, 3), 100))
 
 
-def test_a_side_that_shrinks_is_averaged_though_the_other_grows():
+def test_a_shrinking_side_is_averaged_if_the_other_grows():
     stripes = np.zeros((4, 40, 3), np.uint8)
     stripes[:, ::2] = 200
     row = preprocess(stripes, Preprocessing(8, 10, interpolation="area_or_linear"))
@@ -309,7 +309,7 @@ def test_a_side_that_shrinks_is_averaged_though_the_other_grows():
     ),
 )
 @settings(max_examples=200, deadline=None)
-def test_any_size_becomes_the_shape_and_type_asked_for(height, width, spec):
+def test_any_size_becomes_the_shape_and_type_of_the_spec(height, width, spec):
     row = preprocess(np.full((height, width, 3), 100, np.uint8), spec)
     assert row.shape == spec.shape
     assert row.dtype == spec.dtype
@@ -317,7 +317,7 @@ def test_any_size_becomes_the_shape_and_type_asked_for(height, width, spec):
     assert row[(spec.height - 1) // 2, (spec.width - 1) // 2, 0] == 100 * spec.scale
 
 
-def test_preprocessing_travels_as_plain_data():
+def test_preprocessing_round_trips_as_plain_data():
     spec = Preprocessing(8, 9, 1, "GRAY", "pad", "nearest", 1 / 255, -0.5)
     assert Preprocessing.from_dict(spec.as_dict()) == spec
     assert set(map(type, spec.as_dict().values())) <= {int, float, str}
@@ -343,6 +343,6 @@ def test_preprocessing_travels_as_plain_data():
         {"colour": "RGB"},
     ],
 )
-def test_wrong_preprocessing_data_is_refused_by_name(wrong):
-    with pytest.raises(UserError, match=f"preprocessing: .*{next(iter(wrong))}"):
+def test_wrong_preprocessing_data_is_rejected_by_name(wrong):
+    with pytest.raises(UserError, match=f"preprocessing.* .*{next(iter(wrong))}"):
         Preprocessing.from_dict(Preprocessing(8, 8).as_dict() | wrong)

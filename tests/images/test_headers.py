@@ -1,4 +1,4 @@
-"""What is no whole picture, or costs more than one request may, is refused by its own reason."""
+"""Files that are not whole images, or cost more than a request may, are rejected with a reason."""
 
 import re
 import struct
@@ -37,7 +37,7 @@ from tandem.images.headers import read_header
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
-def refuse(body, kind, sentence="."):
+def expect_refusal(body, kind, sentence="."):
     with pytest.raises(ImageError, match=sentence) as caught:
         decode(body)
     assert (caught.value.kind, caught.value.status) == (kind, IMAGE_REFUSALS[kind]), caught.value
@@ -50,9 +50,9 @@ def test_a_header_gives_kind_and_size_without_decoding(kind):
     assert (header.kind.lower(), header.width, header.height) == (kind.split()[0], WIDTH, HEIGHT)
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"tiff pages"}))  # of the second nobody reads the pixels
-def test_a_picture_cut_off_anywhere_is_refused(kind):
-    """At no length does half a picture pass for a whole one with grey below; most cuts are named as such."""
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"tiff pages"}))  # its second page is never decoded
+def test_an_image_cut_off_anywhere_is_rejected(kind):
+    """A truncated image never decodes with grey below; most cuts are reported as truncated."""
     body = KINDS[kind][0]
     lengths = {*range(1, len(body), max(1, len(body) // 60)), *range(len(body) - 20, len(body))}
     kinds = []
@@ -63,19 +63,19 @@ def test_a_picture_cut_off_anywhere_is_refused(kind):
     assert kinds.count("image_truncated") > 0.6 * len(kinds), set(kinds)
 
 
-def test_the_end_of_an_embedded_thumbnail_is_not_the_end_of_the_picture():
+def test_the_end_of_an_embedded_thumbnail_is_not_the_end_of_the_image():
     body = jpeg_with(segment(0xE2, encode(".jpg", PICTURE[:8, :8])), encode(".jpg"))
     assert decode(body).shape == PICTURE.shape
-    refuse(body[:-2], "image_truncated", "JPEG picture is cut off")
+    expect_refusal(body[:-2], "image_truncated", "JPEG image is cut off")
 
 
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
         (b"GIF89a" + bytes(60), "this is a GIF; expected JPEG, PNG, BMP, WebP or TIFF"),
-        (b"\0\0\0\x18ftypheic" + bytes(60), "a HEIC picture"),
-        (b"\0\0\0\x1cftypmif1" + bytes(60), "a HEIC picture"),
-        (b"\0\0\0\x1cftypavif" + bytes(60), "an AVIF picture"),
+        (b"\0\0\0\x18ftypheic" + bytes(60), "a HEIC image"),
+        (b"\0\0\0\x1cftypmif1" + bytes(60), "a HEIC image"),
+        (b"\0\0\0\x1cftypavif" + bytes(60), "an AVIF image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
         (b"<?xml version='1.0'?>\n<!-- made by hand -->\n<svg/>", "an SVG drawing"),
         (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
@@ -86,19 +86,19 @@ def test_the_end_of_an_embedded_thumbnail_is_not_the_end_of_the_picture():
         (bytes(128) + b"DICM", "DICOM"),
     ],
 )
-def test_a_picture_of_another_type_is_named(body, sentence):
-    refuse(body, "image_type_unsupported", sentence)
+def test_an_image_of_another_type_is_named(body, sentence):
+    expect_refusal(body, "image_type_unsupported", sentence)
 
 
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
         (b"hello, I am text", r"it begins with b'hello, I am .*expected JPEG, PNG, BMP, WebP or TIFF"),
-        (b"BMW is a maker of cars", "not a picture"),
-        (b"RIFF\x24\0\0\0WAVEfmt ", "not a picture"),
-        (b"\xff\xd8", "not a picture"),
+        (b"BMW is a maker of cars", "not an image"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "not an image"),
+        (b"\xff\xd8", "not an image"),
         (b"%PDF-1.7", "this is a PDF document; expected JPEG"),
-        (b"\0\0\0\x18ftypmp42", "a film"),
+        (b"\0\0\0\x18ftypmp42", "a video"),
         (b"PK\x03\x04", "an archive"),
         (b"\x93NUMPY\x01\0", "application/x-npy"),
         (b"/9j/4AAQSkZJRg==", "base64 text; send the bytes"),
@@ -108,12 +108,12 @@ def test_a_picture_of_another_type_is_named(body, sentence):
         (b'{"instances": []}', "application/json"),
     ],
 )
-def test_what_is_no_picture_is_named(body, sentence):
-    refuse(body, "not_an_image", sentence)
+def test_a_file_that_is_not_an_image_is_named(body, sentence):
+    expect_refusal(body, "not_an_image", sentence)
 
 
-def change(body, place, content):
-    return body[:place] + content + body[place + len(content) :]
+def change(body, position, content):
+    return body[:position] + content + body[position + len(content) :]
 
 
 JPEG = encode(".jpg")
@@ -125,25 +125,25 @@ TWO_STRIPS = [bytes(300), bytes(300)]
 @pytest.mark.parametrize(
     ("body", "kind", "sentence"),
     [
-        (b"", "image_empty", "no bytes at all, expected a picture: JPEG"),
-        (b"\xff\xd8\xff\xd9", "image_damaged", "JPEG picture is damaged: its header says 0 x 0"),
-        (b"\xff\xd8\xff\xe0\x00", "image_truncated", "JPEG picture is cut off"),
+        (b"", "image_empty", "is empty; expected an image: JPEG"),
+        (b"\xff\xd8\xff\xd9", "image_damaged", "JPEG image is damaged: its header says 0 x 0"),
+        (b"\xff\xd8\xff\xe0\x00", "image_truncated", "JPEG image is cut off"),
         (encode(".png").replace(b"IDAT", b"IDAX", 1), "image_damaged", "PNG .*: the checksum"),
-        (png(8, 1, 8, 0, bytes(9), chunk(b"ABCD", b"")), "image_damaged", "a part b'ABCD' where none can be"),
+        (png(8, 1, 8, 0, bytes(9), chunk(b"ABCD", b"")), "image_damaged", "b'ABCD' is not allowed there"),
         (png(0, 1, 8, 0, b""), "image_damaged", "its header says 0 x 1"),
-        (png(8, 8, 8, 0, b"\0short"), "image_damaged", "PNG picture of 8 x 8 pixels is damaged"),
+        (png(8, 8, 8, 0, b"\0short"), "image_damaged", "PNG image of 8 x 8 pixels is damaged"),
         (png(8, 8, 3, 0, bytes(72)), "image_damaged", "valid header"),
         (b"\x89PNG\r\n\x1a\n" + encode(".png")[33:], "image_damaged", "valid header"),
-        (b"II*\0\xff\xff\xff\xff", "image_truncated", "TIFF picture is cut off"),
+        (b"II*\0\xff\xff\xff\xff", "image_truncated", "TIFF image is cut off"),
         (b"II*\0\x08\0\0\0\0\0\0\0\0\0", "image_damaged", "its header says 0 x 0"),
         (tiff(1, 1, [b"\0"])[:-1], "image_truncated", "cut off"),
         (rgb_tiff().replace(struct.pack("<HHI", 256, 3, 1), struct.pack("<HHI", 256, 2, 1)), "image_damaged",
-         "tag 256 is no number"),
+         "tag 256 is not an integer"),
         (tiff(1, 1, [b"\0"], t322=8, t323=16), "image_damaged", "its tiles have 8 x 16"),
     ],
 )  # fmt: skip
-def test_a_broken_picture_says_how(body, kind, sentence):
-    refuse(body, kind, sentence)
+def test_a_damaged_image_is_rejected_with_a_reason(body, kind, sentence):
+    expect_refusal(body, kind, sentence)
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_a_broken_picture_says_how(body, kind, sentence):
     ],
 )
 def test_a_variant_that_cannot_be_read_is_named(body, sentence):
-    """OpenCV gives a black picture where TIFF's compression is unknown to it."""
-    refuse(body, "image_variant_unsupported", sentence)
+    """OpenCV returns a black image for a compression of TIFF that it does not know."""
+    expect_refusal(body, "image_variant_unsupported", sentence)
 
 
 HUGE = {
@@ -178,8 +178,8 @@ HUGE = {
 
 
 @pytest.mark.parametrize("kind", HUGE)
-def test_a_header_over_the_limit_is_refused_before_memory_is_taken(kind):
-    refuse(HUGE[kind], "image_too_large", r"has \d{5} x \d{5} pixels, the limit is 100000000")
+def test_a_header_over_the_limit_is_rejected_before_memory_is_allocated(kind):
+    expect_refusal(HUGE[kind], "image_too_large", r"has \d{5} x \d{5} pixels, the limit is 100000000")
 
 
 @pytest.mark.parametrize(
@@ -187,41 +187,43 @@ def test_a_header_over_the_limit_is_refused_before_memory_is_taken(kind):
 )
 def test_the_limit_counts_the_pixels_of_every_kind(kind, monkeypatch):
     monkeypatch.setattr(limits, "MAX_PIXELS", HEIGHT * WIDTH - 1)
-    refuse(KINDS[kind][0], "image_too_large", "has 60 x 40 pixels, the limit is 2399")
+    expect_refusal(KINDS[kind][0], "image_too_large", "has 60 x 40 pixels, the limit is 2399")
     monkeypatch.setattr(limits, "MAX_PIXELS", HEIGHT * WIDTH)
     decode(KINDS[kind][0])
 
 
-def test_a_file_of_too_many_bytes_is_refused(monkeypatch):
+def test_a_file_of_too_many_bytes_is_rejected(monkeypatch):
     monkeypatch.setattr(limits, "MAX_BYTES", len(JPEG) - 1)
-    refuse(JPEG, "image_too_large", f"has {len(JPEG)} bytes, the limit is {len(JPEG) - 1}")
+    expect_refusal(JPEG, "image_too_large", f"has {len(JPEG)} bytes, the limit is {len(JPEG) - 1}")
 
 
 @pytest.mark.parametrize(("width", "height"), [(101, 1), (1, 1000), (65501, 700)])
-def test_a_side_far_longer_than_the_other_is_refused(width, height):
+def test_a_side_far_longer_than_the_other_is_rejected(width, height):
     rows = bytes(height * (width + 1))
-    refuse(png(width, height, 8, 0, rows), "image_out_of_proportion", f"{width} x {height}.*100 times")
+    expect_refusal(
+        png(width, height, 8, 0, rows), "image_out_of_proportion", f"{width} x {height}.*100 times"
+    )
     with pytest.raises(ImageError, match="100 times"):
         from_array(np.zeros((height, width), np.uint8))
 
 
-def test_a_side_a_hundred_times_the_other_is_read():
+def test_a_side_a_hundred_times_the_other_is_accepted():
     assert decode(png(100, 1, 8, 0, bytes(101))).shape == (1, 100, 3)
 
 
 @pytest.mark.parametrize("behind", [False, True])
 def test_a_second_header_cannot_hide_the_size_of_the_first(behind):
-    """The decoder goes by the first header of a file, so a small one after it must not be believed."""
+    """The decoder uses the first header of a file, so a smaller second one must not be trusted."""
     scan = JPEG.index(b"\xff\xda")
     own = JPEG[FRAME : FRAME + 19]
     small = change(own, 5, struct.pack(">HH", 8, 8))
     body = JPEG[:-2] + small + b"\xff\xd9" if behind else JPEG[:scan] + small + JPEG[scan:]
-    refuse(body, "image_damaged", "two headers")
+    expect_refusal(body, "image_damaged", "two headers")
 
 
 def test_a_marker_without_a_length_cannot_hide_a_header():
-    """Decoders pass over FF 01 alone; who takes the next bytes for its length would miss a header."""
-    refuse(JPEG[:2] + b"\xff\x01" + WIDE_FRAME + JPEG[2:], "image_too_large", "60000 x 60000")
+    """Decoders skip FF 01 alone; a reader that took the next bytes as its length would miss a header."""
+    expect_refusal(JPEG[:2] + b"\xff\x01" + WIDE_FRAME + JPEG[2:], "image_too_large", "60000 x 60000")
 
 
 def test_the_first_of_two_tags_counts():
@@ -230,7 +232,7 @@ def test_the_first_of_two_tags_counts():
     body = paged_tiff(1)
     doubled = change(body[:10] + struct.pack("<HHII", 256, 4, 1, 65_000) + body[10:], 8, b"\4\0")
     assert entry in doubled
-    refuse(doubled, "image_out_of_proportion", "65000 x 1")
+    expect_refusal(doubled, "image_out_of_proportion", "65000 x 1")
 
 
 @pytest.mark.parametrize(
@@ -240,30 +242,30 @@ def test_the_first_of_two_tags_counts():
         png(9000, 9000, 8, 0, bytes(1000)),
     ],
 )
-def test_a_header_that_promises_more_than_the_bytes_can_hold_takes_no_memory(body):
-    """Else a kilobyte would cost the time and memory of 81 megapixels."""
-    refuse(body, "image_truncated")
+def test_a_header_larger_than_its_bytes_allocates_no_memory(body):
+    """Otherwise a kilobyte would cost the time and memory of 81 megapixels."""
+    expect_refusal(body, "image_truncated")
 
 
-def test_a_solid_picture_is_as_small_as_it_may_be():
-    """The least a picture of one colour takes is not taken for one that is cut off."""
+def test_a_solid_image_is_not_taken_for_a_truncated_one():
+    """An image of one color is as small as a file can be."""
     white = np.full((1000, 1000, 3), 255, np.uint8)
     for suffix in (".jpg", ".png", ".webp", ".tif"):
         assert (decode(encode(suffix, white)) == 255).all()
 
 
-def test_scans_are_counted_against_the_pixels():
-    """Each passes over all of them: 100 over 16 megapixels take 1.8 s."""
+def test_the_limit_of_scans_depends_on_the_pixels():
+    """Each scan passes over all pixels: 100 of them over 16 megapixels take 1.8 s."""
     assert decode(progressive_jpeg(64, 64, 100)).shape == (64, 64, 3)
-    refuse(
+    expect_refusal(
         progressive_jpeg(64, 64, 101), "image_too_complex", "101 scans, the limit at 64 x 64 pixels is 100"
     )
-    refuse(progressive_jpeg(8000, 8000, 26), "image_too_complex", "26 scans.*is 25")
+    expect_refusal(progressive_jpeg(8000, 8000, 26), "image_too_complex", "26 scans.*is 25")
 
 
 @pytest.mark.parametrize("name", [b"zTXt", b"iTXt", b"iCCP"])
-def test_packed_texts_of_a_png_are_not_unpacked(name):
-    """Each would take libpng 40 ms, and a request of 25 MB holds 3000 of them: it never sees them."""
+def test_compressed_texts_of_a_png_are_not_inflated(name):
+    """Each would take libpng 40 ms, and a request of 25 MB has space for 3000 of them."""
     bomb = {b"zTXt": b"k\0\0", b"iTXt": b"k\0\1\0\0\0", b"iCCP": b"k\0\0"}[name]
     bomb += zlib.compress(bytes(7_900_000))
     plain = png(8, 8, 8, 0, bytes(72))
@@ -273,22 +275,22 @@ def test_packed_texts_of_a_png_are_not_unpacked(name):
 
 
 @pytest.mark.parametrize("interlaced", [0, 1])
-def test_pixels_that_go_on_behind_the_last_row_are_refused(interlaced):
-    """The PNG library would inflate all of it, only to throw it away."""
+def test_data_behind_the_last_row_is_rejected(interlaced):
+    """The PNG library would inflate all of it and throw it away."""
     bomb = png(8, 8, 8, 0, bytes(100_000_000), interlaced=interlaced)
-    refuse(bomb, "image_damaged", "more data than its pixels take")
+    expect_refusal(bomb, "image_damaged", "more data than its pixels need")
 
 
-def test_what_hides_behind_pixels_that_hardly_pack_is_found_by_inflating():
+def test_surplus_behind_incompressible_pixels_is_found_by_inflating():
     noise = np.random.default_rng(7).integers(0, 256, (1000, 1201), np.uint8)
     noise[:, 0] = 0
     body = png(1200, 1000, 8, 0, noise.tobytes())
     assert len(body) > 1 << 20
     assert decode(body).shape == (1000, 1200, 3)
-    refuse(png(1200, 1000, 8, 0, noise.tobytes() + bytes(10_000_000)), "image_damaged", "more data")
+    expect_refusal(png(1200, 1000, 8, 0, noise.tobytes() + bytes(10_000_000)), "image_damaged", "more data")
     start = body.index(b"IDAT") - 4
     broken = body[:start] + chunk(b"IDAT", b"\0\0" + body[start + 10 : -16]) + body[-12:]
-    refuse(broken, "image_damaged", "cannot be inflated")
+    expect_refusal(broken, "image_damaged", "cannot be inflated")
 
 
 def many(count):
@@ -301,8 +303,8 @@ def many(count):
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
-def test_a_file_in_very_many_parts_is_refused(kind):
-    refuse(many(66_000)[kind], "image_too_complex", "more than 65536 parts")
+def test_a_file_with_very_many_parts_is_rejected(kind):
+    expect_refusal(many(66_000)[kind], "image_too_complex", "more than 65536 parts")
 
 
 @pytest.mark.parametrize(
@@ -316,8 +318,8 @@ def test_a_file_in_very_many_parts_is_refused(kind):
     ],
     ids=["webp", "tiff", "png"],
 )
-def test_a_film_is_refused(body):
-    refuse(body, "image_too_many_frames", "more than 1000 frames or pages")
+def test_a_file_with_too_many_frames_is_rejected(body):
+    expect_refusal(body, "image_too_many_frames", "more than 1000 frames or pages")
 
 
 def test_the_first_of_a_thousand_pages_is_read():
@@ -326,21 +328,23 @@ def test_the_first_of_a_thousand_pages_is_read():
 
 
 @pytest.mark.parametrize("following", [8, 0])
-def test_a_list_of_pages_that_never_ends_is_refused(following):
+def test_an_endless_list_of_pages_is_rejected(following):
     body = tiff(1, 1, [b"\0"], following=following)
     if following:
-        refuse(body, "image_damaged", "list of pages has no end")
+        expect_refusal(body, "image_damaged", "list of pages never ends")
     else:
         decode(body)
 
 
-def test_tiles_that_take_far_more_than_the_picture_are_refused():
+def test_tiles_far_larger_than_the_image_are_rejected():
     packed = zlib.compress(bytes(1 << 24))
     assert decode(tiff(16, 16, [packed], t259=8, t322=4096, t323=4096)).shape == (16, 16, 3)
-    refuse(tiff(16, 16, [packed], t259=8, t322=8192, t323=4096), "image_damaged", "tiles have 8192 x 4096")
+    expect_refusal(
+        tiff(16, 16, [packed], t259=8, t322=8192, t323=4096), "image_damaged", "tiles have 8192 x 4096"
+    )
 
 
-def test_each_refusal_has_a_status_and_stands_in_the_readme():
+def test_each_refusal_has_a_status_and_is_in_the_readme():
     assert set(IMAGE_REFUSALS.values()) == {400, 413, 415}
     listed = re.findall(r"`((?:not_an_)?image[a-z_]*)`", README.read_text())
     assert set(listed) - {"image_size"} == set(IMAGE_REFUSALS)
@@ -348,17 +352,17 @@ def test_each_refusal_has_a_status_and_stands_in_the_readme():
 
 @given(st.sampled_from(sorted(KINDS)), st.data())
 @settings(max_examples=150, deadline=None)
-def test_a_damaged_picture_is_a_picture_or_a_refusal(kind, data):
-    """Whatever bytes change, the answer is an array or a sentence, never another exception."""
+def test_a_damaged_image_is_decoded_or_rejected(kind, data):
+    """Changed bytes give an array or an ImageError, never another exception."""
     body = bytearray(KINDS[kind][0])
     for _ in range(data.draw(st.integers(1, 4))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
     try:
-        picture = decode(bytes(body))
+        image = decode(bytes(body))
     except ImageError:
         return
-    assert picture.dtype == np.uint8
-    assert picture.ndim == 3
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
 
 
 @given(
@@ -366,6 +370,6 @@ def test_a_damaged_picture_is_a_picture_or_a_refusal(kind, data):
     st.binary(max_size=200),
 )
 @settings(max_examples=150, deadline=None)
-def test_random_bytes_are_a_refusal(start, rest):
+def test_random_bytes_are_rejected(start, rest):
     with pytest.raises(ImageError):
         decode(start + rest)

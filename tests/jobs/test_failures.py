@@ -1,4 +1,4 @@
-"""Each cause as a sentence; the real exhaustion of memory and disk is in test_supervision.py."""
+"""The sentences for causes of failures; test_supervision.py exhausts real memory and disks."""
 
 import errno
 import re
@@ -17,11 +17,11 @@ from tandem.jobs.failures import (
 )
 
 
-def test_a_users_mistake_is_its_sentence_alone():
+def test_a_user_error_is_its_message_alone():
     assert describe_failure(UserError("turn the pictures")) == "turn the pictures"
 
 
-def test_anything_else_is_its_cause_and_the_end_of_the_trace():
+def test_any_other_error_is_its_cause_and_the_end_of_the_traceback():
     try:
         raise ZeroDivisionError("by zero " * 1000)
     except ZeroDivisionError as error:
@@ -48,13 +48,13 @@ def test_a_failure_that_cannot_be_written_is_logged(tmp_path, caplog):
     assert "could not be written" in caplog.text
 
 
-def test_a_failure_that_names_a_file_which_is_no_text_is_written(tmp_path):
+def test_a_failure_with_an_undecodable_file_name_is_written(tmp_path):
     write_failure(tmp_path / "output", "unreadable: \udcff.png")
     assert (tmp_path / "output/failure").read_text() == "unreadable: \\udcff.png"
 
 
 class ResourceExhaustedError(Exception):
-    """Has the name of a framework's own class, by which alone it is known."""
+    """Has the name of a framework's class, by which the error is matched."""
 
 
 def chain(error, cause):
@@ -63,7 +63,7 @@ def chain(error, cause):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (
             OSError(errno.ENOSPC, "No space left on device", "/"),
@@ -102,20 +102,20 @@ def chain(error, cause):
         ),
     ],
 )
-def test_a_cause_is_told_with_what_to_do(tmp_path, error, told):
+def test_a_known_cause_is_described_with_what_to_do(tmp_path, error, expected):
     text = describe_failure(error, tmp_path)
-    assert re.match(told, text), text
+    assert re.match(expected, text), text
     assert "\n" not in text
 
 
 @pytest.mark.parametrize(
-    ("code", "errors", "told"),
+    ("code", "errors", "expected"),
     [
         (-signal.SIGSEGV, "", "the training process ended by SIGSEGV: a segmentation fault"),
         (-signal.SIGABRT, "Check failed: a", "ended by SIGABRT: .*\n…Check failed: a"),
-        (-signal.SIGKILL, "", "ended by SIGKILL: killed; its memory limit was not the reason"),
+        (-signal.SIGKILL, "", "ended by SIGKILL: killed; according to the kernel's counters not because of"),
         (-signal.SIGABRT, "terminate called\n  what():  std::bad_alloc\n", "^out of memory: "),
-        (-(signal.SIGRTMIN + 3), "", "ended by signal 37: nothing more is known"),
+        (-(signal.SIGRTMIN + 3), "", "ended by signal 37: the reason is unknown"),
         (143, "", "ended by SIGTERM: stopped before"),
         (137, "", "ended by SIGKILL: killed"),
         (
@@ -126,11 +126,11 @@ def test_a_cause_is_told_with_what_to_do(tmp_path, error, told):
         (3, "", "exit status 3: it wrote nothing to its standard error"),
     ],
 )
-def test_an_ending_is_told_by_its_signal_or_its_last_words(code, errors, told):
-    assert re.search(told, describe_ending(code, errors))
+def test_an_ending_is_described_by_its_signal_or_its_last_line(code, errors, expected):
+    assert re.search(expected, describe_ending(code, errors))
 
 
-def test_a_kill_by_the_kernel_is_want_of_memory():
+def test_a_kill_by_the_kernel_means_lack_of_memory():
     assert describe_ending(-9, "", memory_kills=1).startswith("out of memory: the job needed more than the ")
     text = describe_lost_process("a worker process died" + "x" * 2000)
     assert text.startswith("out of memory: the kernel killed a process of this job")
@@ -138,7 +138,7 @@ def test_a_kill_by_the_kernel_is_want_of_memory():
     assert len(text) == FAILURE_CHARACTERS
 
 
-def test_of_a_fault_its_beginning_is_kept_and_of_other_output_the_end():
+def test_a_crash_report_keeps_its_beginning_and_other_output_its_end():
     modules = "Extension modules: " + "numpy, " * 1000
     text = describe_ending(
         -11, f"noise\n{'y' * 3000}\nwhy\nFatal Python error: Segmentation fault\n{modules}"

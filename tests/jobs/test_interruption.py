@@ -1,4 +1,4 @@
-"""The real `train`, interrupted and started again: it ends with what it would have ended with anyway."""
+"""The real `train`, interrupted and started again: its result is that of an uninterrupted job."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from bench import interruption
 from painted import write_pictures
 
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
-#: With these the first epoch has the lowest val_loss: its weights come back from a checkpoint at the end.
+#: With these, the first epoch has the lowest val_loss: its weights are restored at the end.
 SMALL = {
     "epochs": "4",
     "early_stopping": "3",
@@ -26,7 +26,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """120 pictures: 12 steps an epoch."""
+    """120 images: 12 steps per epoch."""
     return write_pictures(tmp_path_factory.mktemp("pictures"), count=40)
 
 
@@ -37,7 +37,7 @@ def make_job(tmp_path, pictures):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, pictures):
-    """A job that nothing interrupted, and what it came to."""
+    """A job without interruptions, and its result."""
     job = Job.make(tmp_path_factory.mktemp("finished") / "ml", pictures, **SMALL)
     return job, Reference.make(job)
 
@@ -49,8 +49,8 @@ def finished(tmp_path_factory, pictures):
         pytest.param([KILL], interruption.cut_newest, id="KILL, and the newest checkpoint cut in half"),
     ],
 )
-def test_an_interrupted_training_ends_as_if_nothing_had_happened(make_job, finished, numbers, between):
-    """Equal weights, metrics and lines of epochs, bit by bit, after interrupts at random steps."""
+def test_an_interrupted_training_has_the_result_of_an_uninterrupted_one(make_job, finished, numbers, between):
+    """Identical weights, metrics and epoch lines after interrupts at random steps."""
     _, reference = finished
     interrupts = interruption.choose(random.Random(1), 2, reference.steps, numbers)
     row = interruption.interrupt("a test", make_job(), reference, interrupts, between)
@@ -61,7 +61,7 @@ def test_an_interrupted_training_ends_as_if_nothing_had_happened(make_job, finis
 
 
 @pytest.mark.slow
-def test_a_kill_while_a_checkpoint_is_written_costs_that_one_only(make_job, finished):
+def test_a_kill_while_a_checkpoint_is_written_loses_only_that_one(make_job, finished):
     job = make_job()
     row = interruption.interrupt("a test", job, finished[1], [Interrupt(KILL, saves=2)], interruption.leave)
     assert row.same_weights
@@ -71,7 +71,7 @@ def test_a_kill_while_a_checkpoint_is_written_costs_that_one_only(make_job, fini
 
 
 @pytest.mark.slow
-def test_a_stop_leaves_the_model_so_far_and_a_checkpoint_of_the_very_step(make_job):
+def test_a_stop_saves_the_model_so_far_and_a_checkpoint_of_that_step(make_job):
     job = make_job()
     attempt = job.start(Interrupt(TERM, steps=17))
     assert attempt.status == 0, attempt.log
@@ -83,7 +83,7 @@ def test_a_stop_leaves_the_model_so_far_and_a_checkpoint_of_the_very_step(make_j
 
 
 @pytest.mark.slow
-def test_a_finished_job_that_is_started_again_only_leaves_its_model(finished):
+def test_a_finished_job_that_is_started_again_only_saves_its_model(finished):
     job, reference = finished
     attempt = job.start()
     assert attempt.status == 0, attempt.log
@@ -92,7 +92,7 @@ def test_a_finished_job_that_is_started_again_only_leaves_its_model(finished):
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_job_with_its_cause_and_costs_no_checkpoint(make_job, finished):
+def test_a_full_disk_fails_the_job_and_loses_no_checkpoint(make_job, finished):
     job, reference = finished
     size = job.checkpoints[-1].stat().st_size
     try:
@@ -112,7 +112,7 @@ def set_hyperparameters(job, **changes):
 
 
 @pytest.mark.slow
-def test_the_checkpoint_of_another_training_is_refused_and_more_epochs_are_not(make_job):
+def test_the_checkpoint_of_another_training_is_rejected_but_more_epochs_are_allowed(make_job):
     job = make_job(epochs="1")
     assert job.start().status == 0
     set_hyperparameters(job, batch_size="4")
@@ -129,7 +129,7 @@ def test_the_checkpoint_of_another_training_is_refused_and_more_epochs_are_not(m
 
 
 @pytest.mark.slow
-def test_a_job_that_asks_for_no_checkpoints_keeps_none(make_job):
+def test_a_job_without_a_checkpoint_config_keeps_none(make_job):
     job = make_job(epochs="1")
     (job.root / "input" / "config" / "checkpointconfig.json").unlink()
     assert job.start().status == 0

@@ -1,4 +1,4 @@
-"""The real `train` under limits, signals and faults that end a process before it can say why."""
+"""The real `train` under limits, signals and crashes that end a process before it can report them."""
 
 import os
 import pty
@@ -20,7 +20,7 @@ TRAIN = [sys.executable, ROOT / "program/train"]
 
 @pytest.fixture
 def start(opt_ml):
-    """`start("kill", prefix…)` starts the real `train` of ends_abruptly.py; gives it with its root."""
+    """`start("kill", prefix…)` starts the real `train` of ends_abruptly.py; returns it with its root."""
     started = []
 
     def make(how, *prefix, root=None, **options):
@@ -45,7 +45,7 @@ def start(opt_ml):
 
 
 def finish(process, root):
-    """Give what a failed process left in output/failure."""
+    """Return what a failed process left in output/failure."""
     output, errors = process.communicate(timeout=60)
     assert process.returncode != 0, output + errors
     failure = (root / "output/failure").read_text()
@@ -55,7 +55,7 @@ def finish(process, root):
 
 @contextmanager
 def limited_memory(megabytes):
-    """Give the command prefix of a real cgroup with this limit; skip where none may be made."""
+    """Return the command prefix of a real cgroup with this limit; skip if none can be created."""
     own = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
     for _, controllers, path in own:
         for above in (path, "/"):
@@ -84,13 +84,13 @@ def limited_memory(megabytes):
 
 
 def need_namespaces(*kinds):
-    """Give the command prefix of new namespaces; skip where none can be made."""
+    """Return the command prefix of new namespaces; skip if none can be created."""
     if not shutil.which("unshare") or subprocess.run(["unshare", *kinds, "true"], check=False).returncode:
         pytest.skip(f"unshare {' '.join(kinds)} is not allowed here")
     return ["unshare", *kinds]
 
 
-def test_the_kernels_kill_for_want_of_memory_is_told_with_the_limit(start):
+def test_a_kill_for_lack_of_memory_is_reported_with_the_limit(start):
     with limited_memory(200) as prefix:
         process, root = start("eat", *prefix)
         failure = finish(process, root)
@@ -101,13 +101,13 @@ def test_the_kernels_kill_for_want_of_memory_is_told_with_the_limit(start):
     assert "batch_size" in failure
 
 
-def test_an_allocation_that_fails_is_told_with_what_may_be_used(start):
+def test_a_failed_allocation_is_reported_with_the_available_memory(start):
     failure = finish(*start("allocate"))
     assert failure.startswith("out of memory: OOM when allocating tensor with shape[1048576,1048576]")
     assert "The job may use " in failure
 
 
-def test_a_worker_that_the_kernel_killed_comes_before_what_followed(start):
+def test_a_worker_that_the_kernel_killed_is_reported_before_its_consequences(start):
     with limited_memory(200) as prefix:
         process, root = start("eat in a worker", *prefix)
         failure = finish(process, root)
@@ -116,20 +116,21 @@ def test_a_worker_that_the_kernel_killed_comes_before_what_followed(start):
     assert "What followed: a worker process of the job died" in failure
 
 
-def test_another_kill_is_not_taken_for_want_of_memory(start):
+def test_another_kill_is_not_taken_for_lack_of_memory(start):
     failure = finish(*start("kill"))
     assert failure.startswith(
-        "the training process ended by SIGKILL: killed; its memory limit was not the reason"
+        "the training process ended by SIGKILL: killed; according to the kernel's counters not because of "
+        "its memory limit"
     )
 
 
-def test_a_dead_worker_is_named(start):
+def test_a_dead_worker_is_reported(start):
     assert finish(*start("die in a worker")).startswith("a worker process of the job died: A process in the")
 
 
 @pytest.mark.parametrize("how", ["fill", pytest.param("save", marks=pytest.mark.slow)])
-def test_a_full_disk_is_told_with_its_file_and_its_size(start, opt_ml, how):
-    """Whether Python finds out or a framework does."""
+def test_a_full_disk_is_reported_with_the_file_and_the_size(start, opt_ml, how):
+    """For errors of Python and of a framework."""
     root = opt_ml({"how": how})
     mount = 'mount -t tmpfs -o size=8m tmpfs "$0" && exec "$@"'
     process, _ = start(how, *need_namespaces("--mount"), "bash", "-c", mount, str(root / "model"), root=root)
@@ -142,17 +143,17 @@ def test_a_full_disk_is_told_with_its_file_and_its_size(start, opt_ml, how):
 
 
 @pytest.mark.parametrize(
-    ("how", "status", "told"),
+    ("how", "status", "expected"),
     [
         ("segfault", 139, "SIGSEGV: a segmentation fault"),
-        ("abort", 134, "SIGABRT: native code found something it could not go on with"),
+        ("abort", 134, "SIGABRT: native code aborted"),
     ],
 )
-def test_a_fault_of_native_code_is_told_with_where_it_was(start, how, status, told):
+def test_a_crash_of_native_code_is_reported_with_its_position(start, how, status, expected):
     process, root = start(how)
     failure = finish(process, root)
     assert process.returncode == status
-    assert failure.startswith(f"the training process ended by {told}")
+    assert failure.startswith(f"the training process ended by {expected}")
     assert "Fatal Python error" in failure
     assert "ends_abruptly.py" in failure
     assert (how != "abort") or "Check failed: rows == columns" in failure
@@ -164,7 +165,7 @@ def test_standard_error_still_reaches_the_log(start):
     assert "Check failed: rows == columns" in errors
 
 
-def test_as_a_containers_first_process_it_stops_and_reaps(start, opt_ml):
+def test_as_the_first_process_of_a_container_it_stops_and_reaps(start, opt_ml):
     prefix = need_namespaces("--pid", "--fork", "--mount-proc")
     process, root = start("orphans", *prefix)
     output, errors = process.communicate(timeout=60)  # less than the orphan that holds standard error lives
@@ -172,7 +173,7 @@ def test_as_a_containers_first_process_it_stops_and_reaps(start, opt_ml):
     assert (root / "model/model.txt").read_text() == "done"
 
 
-def test_a_stop_reaches_the_work_through_a_containers_first_process(start):
+def test_a_stop_is_forwarded_by_the_first_process_of_a_container(start):
     process, root = start("count interrupts", *need_namespaces("--pid", "--fork", "--mount-proc"))
     wait_for((root / "output/step").exists, "the first step")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -181,7 +182,7 @@ def test_a_stop_reaches_the_work_through_a_containers_first_process(start):
     assert process.returncode == 0, output + errors
 
 
-def test_who_kills_the_watching_process_kills_the_work(start):
+def test_a_kill_of_the_watching_process_kills_the_work(start):
     process, root = start("hang")
     wait_for((root / "output/step").exists, "the first step")
     worker = int((root / "output/pid").read_text())
@@ -191,7 +192,7 @@ def test_who_kills_the_watching_process_kills_the_work(start):
     wait_for(lambda: not Path(f"/proc/{worker}/task").exists() or is_zombie(worker), "the work to end")
 
 
-def test_a_child_that_starts_itself_anew_is_watched_once(start):
+def test_a_child_that_executes_itself_again_is_watched_once(start):
     process, root = start("start anew")
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, output + errors
@@ -205,7 +206,7 @@ def is_zombie(pid):
 
 @contextmanager
 def terminal(start, how):
-    """Start `train` at a terminal of its own; give the process, its root and the terminal."""
+    """Start `train` at a terminal of its own; return the process, its root and the terminal."""
     master, slave = pty.openpty()
     process, root = start(how, "setsid", "--ctty", stdin=slave, stdout=slave, stderr=subprocess.DEVNULL)
     os.close(slave)
@@ -216,7 +217,7 @@ def terminal(start, how):
         os.close(master)
 
 
-def test_ctrl_c_at_a_terminal_comes_once(start):
+def test_ctrl_c_at_a_terminal_arrives_once(start):
     with terminal(start, "count interrupts") as (process, root, keys):
         os.write(keys, b"\x03")
         wait_for((root / "output/seen").exists, "the first SIGINT")
@@ -239,7 +240,7 @@ def test_a_second_ctrl_c_ends_at_once(start):
     )
 
 
-def test_another_program_starts_with_the_signals_as_they_are_by_default():
+def test_another_program_starts_with_default_signals():
     """Python ignores SIGPIPE, which a shell script must not inherit."""
     code = (
         "import os; from tandem.jobs.supervision import restore_signals; "

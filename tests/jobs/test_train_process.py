@@ -16,7 +16,7 @@ def read_failure(root):
     return (root / "output" / "failure").read_text()
 
 
-def test_a_job_ends_with_its_model_and_says_which_device(opt_ml, run_train):
+def test_a_job_leaves_its_model_and_logs_its_device(opt_ml, run_train):
     root = opt_ml({"epochs": "3"})
     (root / "output").mkdir()
     (root / "output" / "failure").write_text("an earlier job's")
@@ -27,16 +27,16 @@ def test_a_job_ends_with_its_model_and_says_which_device(opt_ml, run_train):
     assert [line for line in done.stdout.splitlines() if line.startswith("device: cpu: ")]
 
 
-def test_a_users_mistake_is_one_sentence(opt_ml, run_train):
+def test_a_user_error_is_one_sentence(opt_ml, run_train):
     root = opt_ml({"how": "user"})
     done = run_train(root, "fails_to_train")
     assert done.returncode == 1
-    assert read_failure(root) == "the pictures are upside down; turn them."
+    assert read_failure(root) == "the images are upside down; turn them."
     assert "Traceback" not in done.stdout + done.stderr
     assert list((root / "model").iterdir()) == []
 
 
-def test_a_bug_shows_its_cause_first(opt_ml, run_train):
+def test_the_failure_of_a_bug_begins_with_its_cause(opt_ml, run_train):
     root = opt_ml({"how": "bug"})
     assert run_train(root, "fails_to_train").returncode == 1
     failure = read_failure(root)
@@ -44,43 +44,43 @@ def test_a_bug_shows_its_cause_first(opt_ml, run_train):
     assert len(failure) <= 1024
 
 
-def test_a_job_that_leaves_no_model_has_failed(opt_ml, run_train):
+def test_a_job_without_a_model_fails(opt_ml, run_train):
     root = opt_ml({"how": "nothing"})
     assert run_train(root, "fails_to_train").returncode == 1
     assert "left nothing in" in read_failure(root)
 
 
 @pytest.mark.parametrize(
-    ("hyperparameters", "channels", "told"),
+    ("hyperparameters", "channels", "expected"),
     [
         ({"how": "sideways"}, ["training"], "how"),
         ({"hwo": "user"}, ["training"], "hwo"),
         ({}, ["elsewhere"], "'training' is missing"),
     ],
 )
-def test_what_is_wrong_with_a_job_is_told_before_it_starts(
-    opt_ml, run_train, hyperparameters, channels, told
+def test_faults_of_a_job_are_reported_before_it_starts(
+    opt_ml, run_train, hyperparameters, channels, expected
 ):
     root = opt_ml(hyperparameters, channels=channels)
     assert run_train(root, "fails_to_train").returncode == 1
-    assert told in read_failure(root)
+    assert expected in read_failure(root)
 
 
-def test_a_bad_variable_still_leaves_a_failure_file(opt_ml, run_train):
+def test_an_invalid_variable_leaves_a_failure_file(opt_ml, run_train):
     root = opt_ml()
     done = run_train(root, "echo", TANDEM_DEVICE="tpu")
     assert done.returncode == 1
     assert "TANDEM_DEVICE is 'tpu'" in read_failure(root)
 
 
-def test_a_gpu_that_was_asked_for_and_is_not_there_is_an_error(opt_ml, run_train):
+def test_a_requested_gpu_that_is_missing_is_an_error(opt_ml, run_train):
     root = opt_ml()
     assert run_train(root, "echo", TANDEM_DEVICE="gpu").returncode == 1
     assert "TANDEM_DEVICE=gpu" in read_failure(root)
 
 
 @pytest.mark.parametrize("source", ["submit_directory", "code channel", "environment"])
-def test_a_program_of_the_users_own_takes_the_algorithms_place(opt_ml, run_train, tmp_path, source):
+def test_a_users_program_replaces_the_algorithm(opt_ml, run_train, tmp_path, source):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "mine.py").write_text(
@@ -134,8 +134,8 @@ def test_help_lists_hyperparameters_and_settings(opt_ml, run_train):
 @pytest.mark.parametrize(
     ("arguments", "status"), [(["--tuning"], 0), (["--tunning"], 2), (["--epochs", "3"], 2), (["-h"], 0)]
 )
-def test_arguments_are_no_job(opt_ml, run_train, arguments, status):
-    """They neither take away nor write output/failure; what they should have been is said."""
+def test_arguments_start_no_job(opt_ml, run_train, arguments, status):
+    """They neither remove nor write output/failure; an unknown one is an error."""
     root, algorithm = opt_ml(), "algorithms.image_classifier"
     done = run_train(root, algorithm, *arguments)
     assert done.returncode == status
@@ -145,19 +145,19 @@ def test_arguments_are_no_job(opt_ml, run_train, arguments, status):
     run_train(root, algorithm, *arguments)
     assert read_failure(root) == "an earlier job's"
     if status:
-        assert done.stderr.startswith(f"train: train takes no argument '{' '.join(arguments)}'; hyperparam")
+        assert done.stderr.startswith(f"train: unknown argument '{' '.join(arguments)}'; hyperparam")
         assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("variables", [{"ALGORITHM": "nowhere"}, {"TANDEM_DEVICE": "tpu"}])
-def test_a_question_that_cannot_be_answered_is_one_sentence(opt_ml, run_train, variables):
+def test_a_page_that_cannot_be_printed_is_one_sentence(opt_ml, run_train, variables):
     done = run_train(opt_ml(), "echo", "--tuning", **variables)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("train: ")
 
 
-def test_who_reads_no_further_gets_no_trace(opt_ml):
-    """As of `train --tuning | head -1`; here the reader has gone before the first line."""
+def test_a_closed_pipe_gives_no_traceback(opt_ml):
+    """As with `train --tuning | head -1`; here the reader closes before the first line."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -172,8 +172,8 @@ def test_who_reads_no_further_gets_no_trace(opt_ml):
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
-def test_an_output_folder_that_cannot_be_written_is_told_once(opt_ml, run_train):
-    """The watching process has nothing to add to what the log says."""
+def test_an_output_folder_that_cannot_be_written_is_reported_once(opt_ml, run_train):
+    """The watching process does not repeat the log."""
     root = opt_ml()
     (root / "output").write_text("a file where the folder should be")
     done = run_train(root, "echo")
@@ -182,16 +182,16 @@ def test_an_output_folder_that_cannot_be_written_is_told_once(opt_ml, run_train)
     assert "the program ended with" not in done.stdout + done.stderr
 
 
-def test_folders_that_are_no_channels_are_told_once(opt_ml, run_train):
+def test_folders_that_are_not_channels_are_logged_once(opt_ml, run_train):
     root = opt_ml()
     (root / "input/data/validation").mkdir()
     done = run_train(root, "echo")
     assert done.returncode == 0
     assert done.stdout.count("WARNING: ") == 1
-    assert "input/data holds validation, which inputdataconfig.json does not list" in done.stdout
+    assert "input/data contains validation, which inputdataconfig.json does not list" in done.stdout
 
 
-def test_a_model_folder_that_cannot_be_written_is_told_before_training(opt_ml, run_train):
+def test_a_model_folder_that_cannot_be_written_is_reported_before_training(opt_ml, run_train):
     root = opt_ml({"how": "bug"})
     (root / "model").rmdir()
     (root / "model").write_text("a file where the folder should be")
@@ -200,7 +200,7 @@ def test_a_model_folder_that_cannot_be_written_is_told_before_training(opt_ml, r
 
 
 def test_a_stop_before_anything_is_imported_ends_the_process(opt_ml):
-    """The first process of a container has no default for signals: without a handler it would go on."""
+    """The first process of a container ignores signals that it has no handler for."""
     with subprocess.Popen(
         [sys.executable, "-X", "importtime", ROOT / "program/train"],
         env={**os.environ, "SAGEMAKER_BASE_DIR": str(opt_ml()), "ALGORITHM": "fixtures.echo"},

@@ -1,4 +1,4 @@
-"""The real `train` on records, as a process: FIFOs that a platform feeds, and files."""
+"""The real `train` on records, as a process: from FIFOs and from files."""
 
 import json
 import os
@@ -18,14 +18,14 @@ SMALL = {"image_size": "16", "augmentation": "none", "learning_rate": "0.003", "
 
 @pytest.fixture(scope="module")
 def samples(digits):
-    """Return the handwritten digits as (label, PNG), to train with and to validate with."""
+    """Return the handwritten digits as (label, PNG), for training and for validation."""
     labels = [str(label) for label in range(10)]
     training, held_out = digits / "input" / "data" / "training", digits / "held_out"
     return read_folder(training, labels), read_folder(held_out, labels)
 
 
 def configure(opt_ml, hyperparameters, mode="Pipe", **options):
-    """Give the tree of a job whose channels have no folder, as Pipe mode leaves it."""
+    """Return the tree of a job whose channels have no folders, as in Pipe mode."""
     channels = {name: {"TrainingInputMode": mode, **options} for name in ("training", "validation")}
     return opt_ml({**SMALL, **hyperparameters}, channels=(), inputdataconfig=channels)
 
@@ -45,11 +45,11 @@ def read_accuracy(output):
 
 
 def test_two_epochs_through_pipes(opt_ml, samples):
-    """A FIFO an epoch of what im2rec writes; the report's own pass through validation takes one more."""
+    """One FIFO per epoch, with im2rec's format; the report's pass through validation takes one more."""
     training, validation = samples
-    told = {"num_training_samples": str(len(training)), "num_validation_samples": str(len(validation))}
+    counts = {"num_training_samples": str(len(training)), "num_validation_samples": str(len(validation))}
     root = configure(
-        opt_ml, {"epochs": "2", "num_classes": "10", **told}, ContentType="application/x-recordio"
+        opt_ml, {"epochs": "2", "num_classes": "10", **counts}, ContentType="application/x-recordio"
     )
     data = root / "input" / "data"
     with (
@@ -70,10 +70,10 @@ def test_two_epochs_through_pipes(opt_ml, samples):
 
 
 def test_a_stop_while_a_pipe_is_silent_saves_the_model_so_far(opt_ml, samples):
-    """The platform's writer comes late; the main thread waits in native code, where no handler runs."""
+    """The writer is late; the main thread waits in native code, where no handler runs."""
     training, validation = samples
-    told = {"num_training_samples": str(len(training)), "num_validation_samples": str(len(validation))}
-    root = configure(opt_ml, {"epochs": "5", "num_classes": "10", **told})
+    counts = {"num_training_samples": str(len(training)), "num_validation_samples": str(len(validation))}
+    root = configure(opt_ml, {"epochs": "5", "num_classes": "10", **counts})
     data = root / "input" / "data"
     with (
         Feeder(data / "training", [pack_images(training)]),
@@ -91,12 +91,12 @@ def test_a_stop_while_a_pipe_is_silent_saves_the_model_so_far(opt_ml, samples):
 
 
 @pytest.mark.slow
-def test_tfrecord_files_train_as_pipes_do(opt_ml, samples, run_train):
-    """Two files of TensorFlow's own, one compressed; a share is held out and the texts name the labels."""
+def test_tfrecord_files_train_like_pipes(opt_ml, samples, run_train):
+    """Two files written by TensorFlow, one compressed; part is for validation, and texts name the labels."""
     training, _ = samples
     root = opt_ml({**SMALL, "epochs": "2"})
     folder = root / "input" / "data" / "training"
-    examples = [make_example(label, picture, f"digit {label}") for label, picture in training]
+    examples = [make_example(label, image, f"digit {label}") for label, image in training]
     write_tfrecords(folder / "a.tfrecord", examples[::2])
     write_tfrecords(folder / "b.tfrecord.gz", examples[1::2], "GZIP")
     done = run_train(root, "algorithms.image_classifier", seconds=300)
@@ -107,7 +107,7 @@ def test_tfrecord_files_train_as_pipes_do(opt_ml, samples, run_train):
 
 
 @pytest.mark.slow
-def test_a_pipe_that_is_not_told_of_is_one_sentence(opt_ml, run_train):
+def test_a_pipe_without_declared_counts_is_one_sentence(opt_ml, run_train):
     root = configure(opt_ml, {"epochs": "1"})
     done = run_train(root, "algorithms.image_classifier")
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""One declaration gives a tuning job its ranges, metrics and objective, as SageMaker's API takes them."""
+"""The ranges, metrics and objective of a tuning job, made from an algorithm's declarations."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tandem.algorithm import load_algorithm
 from tandem.errors import TandemError
 from tandem.jobs.tuning import describe_tuning
 
-#: Checks each part against the service model that boto3 checks a request with, and names what is wrong.
+#: Checks each part against the service model of boto3 and prints the faults.
 CHECK = """
 import json, sys
 from botocore.loaders import Loader
@@ -59,7 +59,7 @@ METRICS = 'METRICS = {"loss": regex("loss")}\nOBJECTIVE = ("Minimize", "loss")\n
 
 @pytest.fixture
 def declare(tmp_path):
-    """`declare("size: int = …", metrics=…)` gives an algorithm with these hyperparameters."""
+    """`declare("size: int = …", metrics=…)` returns an algorithm with these hyperparameters."""
 
     def make(*fields, metrics=METRICS):
         path = tmp_path / "mine.py"
@@ -110,7 +110,7 @@ def test_each_kind_of_hyperparameter_has_its_range(declare):
 
 
 @pytest.mark.parametrize(
-    ("field", "told"),
+    ("field", "expected"),
     [
         ('x: int = hyperparameter(2, minimum=1, tunable=True, help=".")', "one end of its range is open"),
         ('x: float = hyperparameter(0.5, exclusive_minimum=0, maximum=1, tunable=True, help=".")', "is open"),
@@ -125,15 +125,15 @@ def test_each_kind_of_hyperparameter_has_its_range(declare):
         ('x: int = hyperparameter(2, help=".")', "0 hyperparameters are tunable"),
     ],
 )
-def test_a_range_that_cannot_be_searched_says_what_to_declare(declare, field, told):
+def test_a_range_that_cannot_be_searched_is_rejected_with_a_remedy(declare, field, expected):
     with pytest.raises(TandemError) as caught:
         describe_tuning(declare(field))
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert str(caught.value).startswith("the algorithm ")
 
 
 @pytest.mark.parametrize(
-    ("metrics", "told"),
+    ("metrics", "expected"),
     [
         ("", "METRICS has 0 entries"),
         ('METRICS = {"loss": regex("loss")}\n', "declares no OBJECTIVE"),
@@ -143,13 +143,13 @@ def test_a_range_that_cannot_be_searched_says_what_to_declare(declare, field, to
         ('METRICS = {"loss": "x" * 501}\nOBJECTIVE = ("Maximize", "loss")\n', "regex over 500"),
     ],
 )
-def test_metrics_that_a_tuning_job_cannot_read_are_told(declare, metrics, told):
+def test_metrics_that_a_tuning_job_cannot_read_are_rejected(declare, metrics, expected):
     algorithm = declare('x: int = hyperparameter(2, tunable=(1, 4), help=".")', metrics=metrics)
-    with pytest.raises(TandemError, match=re.escape(told)):
+    with pytest.raises(TandemError, match=re.escape(expected)):
         describe_tuning(algorithm)
 
 
-def test_everything_wrong_is_told_at_once(declare):
+def test_every_fault_is_reported_at_once(declare):
     algorithm = declare(
         'x: str = hyperparameter("a", tunable=True, help=".")',
         'y: int = hyperparameter(2, tunable=True, help=".")',
@@ -160,8 +160,8 @@ def test_everything_wrong_is_told_at_once(declare):
 
 
 @pytest.mark.slow
-def test_train_prints_what_the_api_takes(opt_ml, run_train):
-    """The image classifier's own declarations, checked as boto3 checks a request before it is sent."""
+def test_train_prints_a_valid_request(opt_ml, run_train):
+    """The image classifier's declarations pass the checks of boto3."""
     done = run_train(opt_ml(), "algorithms.image_classifier", "--tuning")
     assert done.returncode == 0, done.stderr
     described = json.loads(done.stdout)
@@ -180,7 +180,7 @@ def test_train_prints_what_the_api_takes(opt_ml, run_train):
     assert checked.stdout.strip() == ""
 
 
-def test_an_algorithm_that_cannot_be_tuned_is_a_sentence(opt_ml, run_train):
+def test_an_algorithm_that_cannot_be_tuned_is_one_sentence(opt_ml, run_train):
     done = run_train(opt_ml(), "echo", "--tuning")
     assert done.returncode == 1
     assert "cannot be tuned" in done.stdout + done.stderr
@@ -189,7 +189,7 @@ def test_an_algorithm_that_cannot_be_tuned_is_a_sentence(opt_ml, run_train):
 
 @pytest.mark.slow
 def test_every_metric_is_read_from_the_lines_of_a_real_run(opt_ml, run_train):
-    """As the platform does it: each regex over each line, also where a tuning job adds its own key."""
+    """As on the platform: each regex over each line, also with the key that a tuning job adds."""
     parameters = {"image_size": "8", "epochs": "2", "batch_size": "16", "augmentation": "none"}
     root = opt_ml({**parameters, "_tuning_objective_metric": "val_accuracy"})
     write_pictures(root / "input/data/training")

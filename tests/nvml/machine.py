@@ -1,4 +1,4 @@
-"""Machines with NVIDIA GPUs, as the stand-in NVML library shows them to a process."""
+"""Machines with NVIDIA GPUs, as the fake NVML library reports them to a process."""
 
 import shutil
 import subprocess
@@ -12,22 +12,22 @@ LIBRARY = "libnvidia-ml.so.1"
 
 @dataclass(frozen=True)
 class Card:
-    """One GPU; `settings` are further answers of nvml.c, such as `{"ERROR": "15"}` for a lost one."""
+    """One GPU; `settings` are further variables for nvml.c, such as `{"ERROR": "15"}` for a lost one."""
 
     name: str
     capability: str
     mebibytes: int
     settings: Mapping[str, str] = field(default_factory=dict)
 
-    def variables(self, place: int) -> dict[str, str]:
+    def variables(self, index: int) -> dict[str, str]:
         own = {
             "NAME": self.name,
-            "UUID": f"GPU-{place:08d}-aaaa-bbbb-cccc-dddddddddddd",
+            "UUID": f"GPU-{index:08d}-aaaa-bbbb-cccc-dddddddddddd",
             "CAPABILITY": self.capability,
             "MIB": str(self.mebibytes),
             **self.settings,
         }
-        return {f"NVML_GPU{place}_{key}": value for key, value in own.items()}
+        return {f"NVML_GPU{index}_{key}": value for key, value in own.items()}
 
 
 K80 = Card("Tesla K80", "3.7", 11441)
@@ -52,15 +52,15 @@ CUT_H100 = Card(
 
 
 def lose(card: Card, code: int = 15) -> Card:
-    """Give the card as one that NVML cannot reach any more (15: fallen off the bus)."""
+    """Return the card as one that NVML can no longer reach (15: fallen off the bus)."""
     return Card(card.name, card.capability, card.mebibytes, {**card.settings, "ERROR": str(code)})
 
 
 def build_library(directory: Path) -> Path:
-    """Compile the stand-in into `directory`, which LD_LIBRARY_PATH then brings before the real driver's."""
+    """Compile the fake library into `directory`, to be put in LD_LIBRARY_PATH before the real driver's."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        message = "gcc is needed to build the stand-in NVML library: apt-get install gcc libc6-dev"
+        message = "gcc is needed to build the fake NVML library: apt-get install gcc libc6-dev"
         raise RuntimeError(message)
     flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", f"-Wl,-soname,{LIBRARY}"]
     subprocess.run([compiler, *flags, "-o", str(directory / LIBRARY), str(SOURCE)], check=True, timeout=120)
@@ -75,7 +75,7 @@ def describe_machine(
     cuda: int = 12040,
     **settings: str,
 ) -> dict[str, str]:
-    """Give the variables that show a process this machine; `settings` are further answers: INIT="9"."""
+    """Return the environment variables that describe this machine; `settings` are further ones: INIT="9"."""
     variables = {
         "LD_LIBRARY_PATH": str(library),
         "NVML_DRIVER": driver,
@@ -83,6 +83,6 @@ def describe_machine(
         "NVML_GPUS": str(len(cards)),
         **{f"NVML_{key}": value for key, value in settings.items()},
     }
-    for place, card in enumerate(cards):
-        variables |= card.variables(place)
+    for index, card in enumerate(cards):
+        variables |= card.variables(index)
     return variables

@@ -1,4 +1,4 @@
-/* libnvidia-ml.so.1 as a test wants it: answers come from variables such as NVML_GPU0_NAME or NVML_GPU0_MIG1_UUID.
+/* A fake libnvidia-ml.so.1 that reads its answers from variables such as NVML_GPU0_NAME or NVML_GPU0_MIG1_UUID.
 
    NVML_INIT is the return code of nvmlInit, NVML_GPU0_ERROR that of asking for a GPU's handle and
    NVML_GPU0_NAME_ERROR that of asking a handle for its name. NVML_CALLS names a file that nvmlInit and
@@ -97,7 +97,7 @@ int nvmlDeviceGetCudaComputeCapability(uintptr_t device, int *major, int *minor)
 int nvmlDeviceGetMigMode(uintptr_t device, unsigned *current, unsigned *pending) {
     const char *slots = property(device, "MIG");
     *current = *pending = slots != NULL;
-    /* as on every GPU that cannot be cut up */
+    /* as on every GPU without MIG */
     return slots || property(device, "MIG_OFF") ? SUCCESS : NOT_SUPPORTED;
 }
 

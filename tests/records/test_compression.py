@@ -1,4 +1,4 @@
-"""Gzip is taken off where it is, and where it is damaged the sentence says so."""
+"""Gzip is decompressed, and damaged gzip is rejected with one sentence."""
 
 import gzip
 import io
@@ -18,13 +18,13 @@ def unpack(content):
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.binary(max_size=1000), min_size=1, max_size=4))
-def test_members_one_after_the_other_are_one_stream(parts):
-    """As objects of S3 are that were compressed one by one."""
+def test_consecutive_members_are_one_stream(parts):
+    """As S3 objects that were compressed one by one."""
     assert unpack(b"".join(map(gzip.compress, parts))) == b"".join(parts)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x1f", b"\x1f\x8b", b"plain text", b"\x89PNG"])
-def test_what_is_not_gzip_stays_as_it_is(content):
+def test_other_content_is_unchanged(content):
     assert unpack(content) == content
 
 
@@ -39,14 +39,14 @@ def test_what_is_not_gzip_stays_as_it_is(content):
     ],
     ids=["no length", "cut off", "rubbish behind", "wrong checksum", "no deflate"],  # the bytes hold the time
 )
-def test_damage_is_one_sentence(content):
+def test_damaged_gzip_is_one_sentence(content):
     with pytest.raises(
         UserError, match="here: its gzip cannot be unpacked: .*; the file is damaged or cut off"
     ):
         unpack(content)
 
 
-def test_closing_closes_what_is_below():
+def test_closing_closes_the_stream_below():
     below = io.BufferedReader(io.BytesIO(gzip.compress(b"x")))
     decompress(below, "here").close()
     assert below.closed

@@ -1,4 +1,4 @@
-"""FIFOs: real ones with real writers, that are late, die, or are left before their end."""
+"""Real FIFOs with real writers that are late, die, or are closed before their end."""
 
 import gzip
 import logging
@@ -16,7 +16,7 @@ from processes import wait_for
 from tandem.errors import TandemError, UserError
 from tandem.records import pipes
 
-#: Writes what it is told to and then waits, holding the FIFO open.
+#: Writes its argument and then waits, with the FIFO open.
 HOLDS = "import sys, time; f = open(sys.argv[1], 'wb', 0); f.write(b'sixteen bytes at least'); time.sleep(60)"
 
 
@@ -35,8 +35,8 @@ def read(channel, number, stop, **options):
         return stream.read()
 
 
-def test_each_pass_is_a_fifo_of_its_own(channel, stop):
-    """Larger than a FIFO holds, and empty: the end is what the writer says, not what is there now."""
+def test_each_pass_has_its_own_fifo(channel, stop):
+    """One larger than a FIFO's buffer, and an empty one: the writer decides where the end is."""
     passes = [os.urandom(3_000_000), b"", b"x"]
     with Feeder(channel, passes) as feeder:
         assert [read(channel, number, stop) for number in range(3)] == passes
@@ -44,8 +44,8 @@ def test_each_pass_is_a_fifo_of_its_own(channel, stop):
 
 
 def test_a_fifo_that_is_late_is_waited_for(channel, stop, caplog, monkeypatch):
-    """The log says what is waited for."""
-    monkeypatch.setattr(pipes, "REMIND_EVERY", 0.0)
+    """The wait is logged."""
+    monkeypatch.setattr(pipes, "LOG_INTERVAL", 0.0)
     caplog.set_level(logging.INFO, "tandem")
     found = []
     reader = threading.Thread(target=lambda: found.append(read(channel, 0, stop)))
@@ -58,7 +58,7 @@ def test_a_fifo_that_is_late_is_waited_for(channel, stop, caplog, monkeypatch):
 
 def test_a_writer_that_is_late_is_waited_for(channel, stop, caplog, monkeypatch):
     """A FIFO without its writer is not an empty one."""
-    monkeypatch.setattr(pipes, "REMIND_EVERY", 0.0)
+    monkeypatch.setattr(pipes, "LOG_INTERVAL", 0.0)
     caplog.set_level(logging.INFO, "tandem")
     path = channel.with_name("training_0")
     os.mkfifo(path)
@@ -77,7 +77,7 @@ def test_a_wait_ends(channel, stop, there):
         os.mkfifo(channel.with_name("training_0"))
     what = "data in" if there else "the FIFO"
     with pytest.raises(TandemError, match=f"waited 0 s in vain for {what} .*training_0"):
-        read(channel, 0, stop, patience=0.2)
+        read(channel, 0, stop, timeout=0.2)
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -98,7 +98,7 @@ def test_a_stop_ends_a_wait(channel, stop, there):
     assert ended
 
 
-def test_a_stop_ends_a_wait_for_a_writer_that_writes_no_more(channel, stop):
+def test_a_stop_ends_a_wait_for_a_silent_writer(channel, stop):
     path = channel.with_name("training_0")
     os.mkfifo(path)
     with subprocess.Popen([sys.executable, "-S", "-c", HOLDS, path]) as writer:
@@ -111,7 +111,7 @@ def test_a_stop_ends_a_wait_for_a_writer_that_writes_no_more(channel, stop):
 
 
 def test_a_writer_that_dies_ends_the_pass(channel, stop):
-    """What it has written is there; whether a record is cut off, the framing tells."""
+    """Its data is there; the framing shows whether a record is cut off."""
     path = channel.with_name("training_0")
     os.mkfifo(path)
     with (
@@ -123,8 +123,8 @@ def test_a_writer_that_dies_ends_the_pass(channel, stop):
         assert stream.read() == b""
 
 
-def test_a_pass_may_be_left_before_its_end(channel, stop):
-    """The writer sees a broken pipe and comes with the next FIFO."""
+def test_a_pass_may_be_closed_before_its_end(channel, stop):
+    """The writer gets a broken pipe and continues with the next FIFO."""
     with Feeder(channel, [os.urandom(3_000_000), b"the next"]) as feeder:
         with pipes.open_pipe(channel, 0, stop) as stream:
             assert len(stream.read(10)) == 10
@@ -132,14 +132,14 @@ def test_a_pass_may_be_left_before_its_end(channel, stop):
         assert feeder.finish() == 2
 
 
-def test_gzip_is_taken_off(channel, stop):
-    """Several objects, each compressed by itself."""
+def test_gzip_is_decompressed(channel, stop):
+    """Several objects, each compressed separately."""
     with Feeder(channel, [gzip.compress(b"one") + gzip.compress(b"two")]):
         assert read(channel, 0, stop) == b"onetwo"
 
 
-def test_what_a_stream_is_can_be_seen_though_its_writer_is_slow(channel, stop):
-    """The first look has as many bytes as tell it, whatever pieces they came in."""
+def test_the_format_of_a_stream_is_recognized_with_a_slow_writer(channel, stop):
+    """The first read has enough bytes, even if they arrive in pieces."""
     path = channel.with_name("training_0")
     os.mkfifo(path)
     pieces = gzip.compress(b"0123456789abcdef")
@@ -156,13 +156,13 @@ def test_what_a_stream_is_can_be_seen_though_its_writer_is_slow(channel, stop):
     writer.join(30)
 
 
-def test_a_file_of_the_name_is_no_fifo(channel, stop):
+def test_a_regular_file_is_rejected(channel, stop):
     channel.with_name("training_0").write_bytes(b"data")
     with pytest.raises(UserError, match="training_0 is not a FIFO.*set it to File or FastFile"):
         read(channel, 0, stop)
 
 
-def test_lines_are_what_a_channel_of_csv_gives(channel, stop):
+def test_lines_of_a_csv_channel(channel, stop):
     with Feeder(channel, ["1,ä\r\n2,b\n3,c".encode(), b"1\n\xff\n"]):
         assert list(pipes.read_lines(channel, 0, stop)) == ["1,ä", "2,b", "3,c"]
         with pytest.raises(UserError, match="training_1: line 2 is not UTF-8"):
@@ -170,7 +170,7 @@ def test_lines_are_what_a_channel_of_csv_gives(channel, stop):
 
 
 def test_a_signal_reaches_a_process_that_waits_for_its_writer(tmp_path):
-    """Opening a FIFO in the usual way would block: no handler in Python runs before a writer comes."""
+    """A blocking open would delay all handlers of Python until a writer comes."""
     os.mkfifo(tmp_path / "training_0")
     program = (
         "import pathlib, signal, sys, threading\n"

@@ -1,4 +1,4 @@
-"""RecordIO: what is written comes back, and what is broken is told with its place."""
+"""RecordIO: records round-trip, and damaged data is rejected with its position."""
 
 import io
 import struct
@@ -33,15 +33,15 @@ class Unseekable(io.BytesIO):
 
 @settings(deadline=None, max_examples=200)
 @given(BODIES)
-def test_what_is_written_comes_back(bodies):
-    """Whatever the bytes are, the magic number included."""
+def test_records_round_trip(bodies):
+    """With any bytes, including the magic number."""
     assert read(frame(bodies)) == bodies
 
 
 @settings(deadline=None, max_examples=100)
 @given(BODIES)
-def test_no_body_shows_the_magic_number_at_a_multiple_of_four(bodies):
-    """So that a reader may search for where records begin; only headers have it."""
+def test_only_headers_have_the_magic_number_at_a_multiple_of_four(bodies):
+    """So a reader can search for the beginnings of records."""
     content, headers = frame(bodies), 0
     at = 0
     while at < len(content):
@@ -49,10 +49,12 @@ def test_no_body_shows_the_magic_number_at_a_multiple_of_four(bodies):
         length = word & (1 << 29) - 1
         at += 8 + length + -length % 4
         headers += 1
-    assert [content[place : place + 4] for place in range(0, len(content), 4)].count(MAGIC) == headers
+    assert [content[position : position + 4] for position in range(0, len(content), 4)].count(
+        MAGIC
+    ) == headers
 
 
-def test_a_record_is_what_the_format_says():
+def test_the_bytes_of_a_record():
     """Bytes written by hand: magic, part and length, body, zeros up to a multiple of four."""
     assert read(MAGIC + b"\x05\0\0\0hello\0\0\0" + MAGIC + b"\0\0\0\0") == [b"hello", b""]
     parts = MAGIC + b"\x04\0\0\x20abcd" + MAGIC + b"\0\0\0\x40" + MAGIC + b"\x01\0\0\x60x\0\0\0"
@@ -61,7 +63,7 @@ def test_a_record_is_what_the_format_says():
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.binary(max_size=20), min_size=1), st.data())
-def test_a_stream_that_is_cut_off_gives_what_is_whole_and_says_where_it_ends(bodies, data):
+def test_a_truncated_stream_gives_the_complete_records_and_the_position_of_its_end(bodies, data):
     content = frame(bodies)
     starts = [len(frame(bodies[:count])) for count in range(len(bodies) + 1)]
     cut = data.draw(st.integers(0, len(content) - 1))
@@ -76,21 +78,21 @@ def test_a_stream_that_is_cut_off_gives_what_is_whole_and_says_where_it_ends(bod
     assert found == [] or found == bodies[:whole]
 
 
-def test_a_wrong_magic_number_is_told_with_its_byte():
+def test_a_wrong_magic_number_is_rejected_with_its_position():
     content = frame([b"abcd"]) + b"\x1f\x8b\x08\x00 and more"
-    with pytest.raises(UserError, match=r"here: at byte 12 .* 0a23d7ce, but there is 1f8b0800"):
+    with pytest.raises(UserError, match=r"here: .* at byte 12, beginning with 0a23d7ce; found 1f8b0800"):
         read(content)
 
 
 @pytest.mark.parametrize("parts", [[2], [3], [1, 0], [1, 1], [5]])
-def test_parts_out_of_order_are_refused(parts):
+def test_parts_out_of_order_are_rejected(parts):
     content = b"".join(MAGIC + struct.pack("<I", part << 29 | 4) + b"abcd" for part in parts)
     with pytest.raises(UserError, match=rf"at byte {12 * (len(parts) - 1)} is part {parts[-1]}"):
         read(content)
 
 
-def test_a_record_over_the_limit_is_refused_before_it_is_read():
-    """Also one in parts, whose sum counts."""
+def test_a_record_over_the_limit_is_rejected_before_it_is_read():
+    """The limit applies to the sum of a record's parts."""
     with pytest.raises(UserError, match="has 11 bytes or more, the limit is 10; if whole files were wrapped"):
         read(MAGIC + struct.pack("<I", 11), limit=10)
     with pytest.raises(UserError, match="at byte 16 has 12 bytes or more"):

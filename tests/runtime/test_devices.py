@@ -1,4 +1,4 @@
-"""The probe through the real pynvml over a stand-in libnvidia-ml.so.1, and the decision made from it."""
+"""The probe with the real pynvml over a stand-in libnvidia-ml.so.1, and the decision from its result."""
 
 import json
 import os
@@ -39,7 +39,7 @@ from tandem.runtime.devices import Build, decide, probe
 
 import pynvml
 for name in os.environ.get("BYTES", "").split():
-    # before 11.525 these had no decorator that decodes what the C library gave
+    # before 11.525 these functions did not decode the C library's bytes
     setattr(pynvml, name, getattr(pynvml, name).__wrapped__)
 seen = probe()
 again = probe()
@@ -59,13 +59,13 @@ print(json.dumps({
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
-    """The folder with the stand-in NVML library; without a C compiler this fails, saying so."""
+    """The folder of the stand-in NVML library; fails without a C compiler."""
     return build_library(tmp_path_factory.mktemp("nvml"))
 
 
 @pytest.fixture
 def look(library, tmp_path):
-    """`look(cards, driver=…)` probes that machine in a fresh process: (Probe, Decision as plain data)."""
+    """`look(cards, driver=…)` probes that host in a fresh process: (Probe, Decision as plain data)."""
 
     def run(cards=(), *, build=CUDA_12, variables=None, **machine):
         calls = tmp_path / "calls"
@@ -82,20 +82,20 @@ def look(library, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
-        said = json.loads(done.stdout)
-        assert said["same"], "a second probe in the process must see the same"
-        assert said["frameworks"] == [], "a framework was imported before the device was chosen"
+        output = json.loads(done.stdout)
+        assert output["same"], "a second probe in the process must see the same"
+        assert output["frameworks"] == [], "a framework was imported before the device was chosen"
         made = calls.read_text().split() if calls.exists() else []
         assert made in ([], ["init", "shutdown"] * 2), "NVML was left open"
-        told = said["probe"]
+        reported = output["probe"]
         seen = Probe(
-            gpus=tuple(Gpu(**{**gpu, "capability": tuple(gpu["capability"])}) for gpu in told["gpus"]),
-            lost=tuple(told["lost"]),
-            driver_version=told["driver_version"],
-            cuda_version=told["cuda_version"] and tuple(told["cuda_version"]),
-            fault=told["fault"],
+            gpus=tuple(Gpu(**{**gpu, "capability": tuple(gpu["capability"])}) for gpu in reported["gpus"]),
+            lost=tuple(reported["lost"]),
+            driver_version=reported["driver_version"],
+            cuda_version=reported["cuda_version"] and tuple(reported["cuda_version"]),
+            fault=reported["fault"],
         )
-        return seen, {**said["decision"], "environment": said["environment"]}
+        return seen, {**output["decision"], "environment": output["environment"]}
 
     return run
 
@@ -111,7 +111,7 @@ def look(library, tmp_path):
         (777, "NVMLError", "an error of the stand-in"),
     ],
 )
-def test_a_failing_nvml_means_cpu_and_the_log_line_names_the_error(look, code, kind, words):
+def test_a_failing_nvml_means_cpu_with_its_error_in_the_reason(look, code, kind, words):
     seen, decision = look([T4], INIT=str(code))
     assert seen.gpus == ()
     assert f"(NVML {kind})" in seen.fault
@@ -122,7 +122,7 @@ def test_a_failing_nvml_means_cpu_and_the_log_line_names_the_error(look, code, k
 
 
 def test_a_missing_driver_library_means_cpu(look, tmp_path):
-    """An unreadable libnvidia-ml.so.1 comes first, so this holds on a machine with a driver too."""
+    """An unreadable libnvidia-ml.so.1 comes first, so the test passes on hosts with a driver too."""
     (tmp_path / "libnvidia-ml.so.1").write_bytes(b"")
     seen, decision = look(variables={"LD_LIBRARY_PATH": str(tmp_path)})
     assert "(NVML LibraryNotFound)" in seen.fault
@@ -155,8 +155,8 @@ def test_an_absent_pynvml_means_cpu(monkeypatch):
     assert decide(seen, CUDA_12).reason == seen.fault
 
 
-def test_a_k80_is_told_which_image_would_run_it(look):
-    """Driver 470 is the last for a K80, so a newer host is no remedy."""
+def test_the_reason_names_the_image_that_runs_a_k80(look):
+    """Driver 470 is the last for a K80, so a newer host does not help."""
     seen, decision = look([K80], driver="470.256.02", cuda=11040)
     assert seen == Probe(
         gpus=(Gpu("Tesla K80", "GPU-00000000-aaaa-bbbb-cccc-dddddddddddd", 11441 << 20, (3, 7)),),
@@ -206,13 +206,13 @@ def test_the_cuda_11_image_computes_on_an_old_driver(look):
 
 
 def test_four_gpus_are_used_by_uuid_and_can_be_pinned_one_by_one(look):
-    seen, told = look([A10G] * 4)
+    seen, decided = look([A10G] * 4)
     uuids = [gpu.uuid for gpu in seen.gpus]
     assert len(set(uuids)) == 4
-    assert told["environment"] == {"CUDA_VISIBLE_DEVICES": ",".join(uuids)}
-    assert told["reason"].startswith("4 x NVIDIA A10G (capability 8.6)")
+    assert decided["environment"] == {"CUDA_VISIBLE_DEVICES": ",".join(uuids)}
+    assert decided["reason"].startswith("4 x NVIDIA A10G (capability 8.6)")
     decision = decide(seen, CUDA_12)
-    assert [decision.environment(gpu=place) for place in range(4)] == [
+    assert [decision.environment(gpu=index) for index in range(4)] == [
         {"CUDA_VISIBLE_DEVICES": uuid} for uuid in uuids
     ]
 
@@ -227,7 +227,7 @@ def test_a_lost_gpu_does_not_hide_the_others(look):
     assert decision["reason"].endswith("; GPU 2: GPU is lost (NVML GpuIsLost)")
 
 
-def test_a_gpu_lost_between_two_questions_does_not_hide_the_others(look):
+def test_a_gpu_lost_during_the_probe_does_not_hide_the_others(look):
     failing = Card(A10G.name, A10G.capability, A10G.mebibytes, {"NAME_ERROR": "999"})
     seen, _ = look([failing, A10G])
     assert [gpu.uuid[:12] for gpu in seen.gpus] == ["GPU-00000001"]
@@ -250,7 +250,7 @@ def test_a_gpu_with_an_undecodable_name_does_not_hide_the_others(look):
 
 
 def test_bytes_from_an_old_pynvml_are_decoded(look):
-    """Before 11.525 pynvml gave the bytes of the C library; here the real functions do, undecorated."""
+    """Before 11.525 pynvml returned the C library's bytes, as its undecorated functions do here."""
     questions = "nvmlDeviceGetName nvmlDeviceGetUUID nvmlSystemGetDriverVersion"
     seen, decision = look([T4], variables={"BYTES": questions})
     assert seen.gpus[0].name == "Tesla T4"
@@ -259,7 +259,7 @@ def test_bytes_from_an_old_pynvml_are_decoded(look):
     assert decision["device"] == "gpu"
 
 
-def test_mig_devices_stand_in_for_the_gpu_that_is_cut_into_them(look):
+def test_mig_devices_replace_their_gpu(look):
     seen, decision = look([CUT_H100, H100], driver="580.65.06", cuda=13000)
     assert seen.gpus[:2] == (
         Gpu(
@@ -280,7 +280,7 @@ def test_mig_devices_stand_in_for_the_gpu_that_is_cut_into_them(look):
     assert decision["device"] == "gpu"
 
 
-def test_mig_mode_that_is_off_leaves_the_gpu_whole(look):
+def test_a_gpu_with_mig_mode_disabled_is_used_whole(look):
     seen, _ = look([Card(H100.name, H100.capability, H100.mebibytes, {"MIG_OFF": "1"})])
     assert [gpu.uuid[:3] for gpu in seen.gpus] == ["GPU"]
 
@@ -292,12 +292,12 @@ def test_mig_mode_without_a_mig_device_means_cpu(look):
     assert "MIG mode" in decision["reason"]
 
 
-def test_a_failing_shutdown_does_not_lose_the_answers(look):
+def test_a_failing_shutdown_keeps_the_result(look):
     seen, _ = look([T4], SHUTDOWN="1")
     assert len(seen.gpus) == 1
 
 
-def test_the_device_choice_obeys_a_visible_list_that_is_already_set(look):
+def test_the_choice_respects_a_visible_list_that_is_already_set(look):
     """NVML ignores the variable, so the probe sees all GPUs and the decision narrows them."""
     seen, decision = look([A10G] * 4, variables={"CUDA_VISIBLE_DEVICES": "2"})
     assert len(seen.gpus) == 4
@@ -319,15 +319,15 @@ def test_a_real_gpu_is_found_and_described():
         assert gpu.capability >= (3, 5)
 
 
-def machine(*capabilities, driver="550.163.01", cuda=(12, 4), lost=()):
+def make_probe(*capabilities, driver="550.163.01", cuda=(12, 4), lost=()):
     gpus = tuple(
-        Gpu(f"card {place}", f"GPU-{place}-x", 1 << 34, own) for place, own in enumerate(capabilities)
+        Gpu(f"card {index}", f"GPU-{index}-x", 1 << 34, own) for index, own in enumerate(capabilities)
     )
     return Probe(gpus, lost=lost, driver_version=driver, cuda_version=cuda)
 
 
-def test_only_the_usable_gpus_are_used_and_the_others_named():
-    decision = decide(machine((3, 7), (7, 0), (8, 6)), CUDA_12)
+def test_only_usable_gpus_are_used_and_the_others_are_named():
+    decision = decide(make_probe((3, 7), (7, 0), (8, 6)), CUDA_12)
     assert [gpu.capability for gpu in decision.gpus] == [(7, 0), (8, 6)]
     assert decision.environment() == {"CUDA_VISIBLE_DEVICES": "GPU-1-x,GPU-2-x"}
     assert decision.precision == "float16", "the least capable usable GPU rules"
@@ -357,7 +357,7 @@ def test_only_the_usable_gpus_are_used_and_the_others_named():
     ],
 )
 def test_the_driver_must_be_new_enough_for_the_build(driver, cuda, build, device):
-    assert decide(machine((7, 5), driver=driver, cuda=cuda), build).device == device
+    assert decide(make_probe((7, 5), driver=driver, cuda=cuda), build).device == device
 
 
 @pytest.mark.parametrize(
@@ -369,8 +369,8 @@ def test_the_driver_must_be_new_enough_for_the_build(driver, cuda, build, device
         ("535.183.01", (12, 2), CUDA_13, [f"{ENDPOINT}al2023-ami-sagemaker-inference-gpu-4-1"], [TRANSFORM]),
     ],
 )
-def test_an_old_driver_is_answered_with_remedies_that_help(driver, cuda, build, offered, withheld):
-    reason = decide(machine((7, 5), driver=driver, cuda=cuda), build).reason
+def test_the_reason_names_remedies_for_an_old_driver(driver, cuda, build, offered, withheld):
+    reason = decide(make_probe((7, 5), driver=driver, cuda=cuda), build).reason
     assert driver in reason
     assert build.cuda_version in reason
     assert all(words in reason for words in offered)
@@ -392,11 +392,11 @@ def test_an_old_driver_is_answered_with_remedies_that_help(driver, cuda, build, 
         ((10, 3), ("sm_100",), "gpu"),
         ((12, 0), ("sm_100",), "cpu"),
         ((9, 0), ("gfx90a",), "cpu"),
-        ((1, 0), (), "gpu"),  # nothing is known of the build: the first op tells
+        ((1, 0), (), "gpu"),  # an unknown build: the first operation shows it
     ],
 )
-def test_native_code_serves_its_major_version_and_ptx_all_later_ones(capability, targets, device):
-    assert decide(machine(capability), Build("F", "12.4", targets)).device == device
+def test_native_code_runs_on_its_major_version_and_ptx_on_all_later_ones(capability, targets, device):
+    assert decide(make_probe(capability), Build("F", "12.4", targets)).device == device
 
 
 @pytest.mark.parametrize(
@@ -409,8 +409,8 @@ def test_native_code_serves_its_major_version_and_ptx_all_later_ones(capability,
         ((9, 0), Build("F", "12.4", ("sm_80",)), "another instance type"),
     ],
 )
-def test_a_gpu_without_kernels_is_answered_with_a_remedy_that_helps(capability, build, remedy):
-    assert decide(machine(capability), build).reason.endswith(f"use {remedy}")
+def test_the_reason_names_a_remedy_for_a_gpu_without_kernels(capability, build, remedy):
+    assert decide(make_probe(capability), build).reason.endswith(f"use {remedy}")
 
 
 @pytest.mark.parametrize(
@@ -422,24 +422,24 @@ def test_a_gpu_without_kernels_is_answered_with_a_remedy_that_helps(capability, 
         ((9, 0), None, True, False),
     ],
 )
-def test_the_log_line_warns_of_ptx_and_of_a_driver_that_may_refuse_it(capability, cuda, says_ptx, says_older):
-    decision = decide(machine(capability, cuda=cuda), CUDA_12)
+def test_the_reason_warns_of_ptx_and_of_a_driver_too_old_for_it(capability, cuda, says_ptx, says_older):
+    decision = decide(make_probe(capability, cuda=cuda), CUDA_12)
     assert decision.device == "gpu"
     assert ("PTX" in decision.reason) is says_ptx
     assert ("older than CUDA 12.5.1" in decision.reason) is says_older
 
 
-def test_without_a_framework_for_gpus_the_idle_ones_are_named():
+def test_without_a_gpu_framework_the_idle_gpus_are_named():
     assert decide(Probe(fault="x"), None).reason == "no GPU framework is installed here"
-    assert decide(machine((8, 6)), None).reason == (
+    assert decide(make_probe((8, 6)), None).reason == (
         "no GPU framework is installed here: use a GPU image for 1 x card 0 (capability 8.6)"
     )
     assert decide(Probe(fault="x"), NO_CUDA).reason == "TensorFlow 2.21.0 is built without CUDA"
-    assert "card 0" in decide(machine((8, 6)), NO_CUDA).reason
+    assert "card 0" in decide(make_probe((8, 6)), NO_CUDA).reason
 
 
 @pytest.mark.parametrize(
-    ("visible", "places"),
+    ("visible", "indexes"),
     [
         (None, [0, 1, 2]),
         ("0", [0]),
@@ -459,33 +459,33 @@ def test_without_a_framework_for_gpus_the_idle_ones_are_named():
         ("none", []),
     ],
 )
-def test_a_visible_list_is_read_as_cuda_reads_it(visible, places):
-    decision = decide(machine((7, 0), (7, 5), (8, 6)), CUDA_12, visible=visible)
-    assert [gpu.uuid for gpu in decision.gpus] == [f"GPU-{place}-x" for place in places]
-    if not places:
+def test_a_visible_list_is_read_as_cuda_reads_it(visible, indexes):
+    decision = decide(make_probe((7, 0), (7, 5), (8, 6)), CUDA_12, visible=visible)
+    assert [gpu.uuid for gpu in decision.gpus] == [f"GPU-{index}-x" for index in indexes]
+    if not indexes:
         assert decision.device == "cpu"
         assert decision.reason.startswith(f"CUDA_VISIBLE_DEVICES={visible!r} hides 1 x card 0")
         assert decision.environment() == {"CUDA_VISIBLE_DEVICES": "-1"}
 
 
-def test_cpu_can_be_asked_for_in_spite_of_a_gpu():
-    assert decide(machine((8, 6)), CUDA_12, "cpu") == Decision("cpu", "asked for by TANDEM_DEVICE=cpu")
+def test_cpu_can_be_requested_although_there_is_a_gpu():
+    assert decide(make_probe((8, 6)), CUDA_12, "cpu") == Decision("cpu", "requested by TANDEM_DEVICE=cpu")
 
 
-def test_a_gpu_that_is_asked_for_and_cannot_be_used_is_an_error_with_the_reason():
+def test_a_requested_gpu_that_cannot_be_used_is_an_error_with_the_reason():
     with pytest.raises(UserError, match="TANDEM_DEVICE=gpu, but no GPU can be used: driver 470.256.02"):
-        decide(machine((7, 5), driver="470.256.02", cuda=(11, 4)), CUDA_12, "gpu")
+        decide(make_probe((7, 5), driver="470.256.02", cuda=(11, 4)), CUDA_12, "gpu")
     with pytest.raises(UserError, match="no GPU framework is installed here"):
-        decide(machine((7, 5)), None, "gpu")
+        decide(make_probe((7, 5)), None, "gpu")
 
 
-def test_another_word_than_auto_gpu_or_cpu_is_an_error():
-    with pytest.raises(UserError, match="TANDEM_DEVICE is 'GPU'; it must be auto, gpu or cpu"):
-        decide(machine((7, 5)), CUDA_12, "GPU")
+def test_any_other_value_than_auto_gpu_or_cpu_is_an_error():
+    with pytest.raises(UserError, match="TANDEM_DEVICE is 'GPU'; expected auto, gpu or cpu"):
+        decide(make_probe((7, 5)), CUDA_12, "GPU")
 
 
 def test_the_manifest_gets_plain_json():
-    decision = decide(machine((8, 6)), CUDA_12)
+    decision = decide(make_probe((8, 6)), CUDA_12)
     assert json.loads(json.dumps(decision.as_dict())) == {
         "device": "gpu",
         "reason": decision.reason,

@@ -43,7 +43,7 @@ def test_cgroup_v1_quota(tmp_path, quota, cores):
         ("nothing", "", None),
     ],
 )
-def test_memory_is_the_machines_cut_by_the_cgroups_limit(tmp_path, name, text, expected):
+def test_memory_is_that_of_the_host_limited_by_the_cgroup(tmp_path, name, text, expected):
     (tmp_path / "memory").mkdir()
     (tmp_path / name).write_text(text)
     assert count_memory(tmp_path) == (expected or count_memory(tmp_path / "elsewhere"))
@@ -59,7 +59,7 @@ def write_cgroups(tmp_path, files, own):
     return tmp_path / "cgroup", tmp_path / "own"
 
 
-def test_the_smallest_limit_of_the_cgroups_around_this_process_counts(tmp_path):
+def test_the_smallest_limit_of_the_parent_cgroups_counts(tmp_path):
     files = {"a/memory.max": "3000\n", "a/b/memory.max": "max\n", "other/memory.max": "1\n"}
     assert count_memory(*write_cgroups(tmp_path, files, "0::/a/b\n")) == 3000
 

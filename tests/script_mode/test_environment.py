@@ -7,13 +7,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from conftest import CPU
+from tandem import reserved
 from tandem.hyperparameters import convert
-from tandem.jobs.job import TrainingJob
+from tandem.jobs.job import JobConfig
 from tandem.runtime.devices import Decision
-from tandem.script_mode.environment import RESERVED, decode_parameters, describe_environment, make_flags
+from tandem.script_mode.environment import decode_parameters, describe_environment, make_flags
 from tandem.settings import Settings
 
-#: Every name that AWS's training toolkit sets, and those of version 3 of the SDK.
+#: Every variable of AWS's training toolkit and of version 3 of the SDK.
 TOOLKIT = {
     "SM_HOSTS",
     "SM_CHANNELS",
@@ -59,12 +60,12 @@ TOOLKIT = {
 }
 
 
-def describe(root, **variables):
-    job = replace(TrainingJob.load(root), name="digits-1")
-    return describe_environment(job, Settings.load(variables), 4, "train.py", root / "code")
+def describe(root, **environ):
+    job = replace(JobConfig.load(root), name="digits-1")
+    return describe_environment(job, Settings.load(environ), 4, "train.py", root / "code")
 
 
-def test_every_name_of_the_toolkits_is_there_even_in_a_bare_tree(opt_ml):
+def test_every_variable_of_the_toolkits_is_set_even_in_an_empty_tree(opt_ml):
     described = describe(opt_ml())
     assert set(described) >= TOOLKIT
     assert all(isinstance(value, str) for value in described.values())
@@ -80,7 +81,7 @@ def test_every_name_of_the_toolkits_is_there_even_in_a_bare_tree(opt_ml):
     assert "SM_TOPOLOGY" not in described
 
 
-def test_a_job_is_told_in_the_toolkits_words(opt_ml):
+def test_a_job_is_described_by_the_variables_of_the_toolkits(opt_ml):
     resources = {
         "current_host": "algo-2",
         "hosts": ["algo-1", "algo-2"],
@@ -107,36 +108,44 @@ def test_a_job_is_told_in_the_toolkits_words(opt_ml):
         channels=["training", "my-data"],
         resourceconfig=resources,
     )
-    told = describe(root, SAGEMAKER_CONTAINER_LOG_LEVEL="10")
+    variables = describe(root, SAGEMAKER_CONTAINER_LOG_LEVEL="10")
     parameters = {"flag": True, "k": "v", "layers": [64, 32], "learning-rate": 0.1, "name": "two words"}
-    assert json.loads(told["SM_HPS"]) == parameters
-    assert told["SM_HPS"] == '{"flag":true,"k":"v","layers":[64,32],"learning-rate":0.1,"name":"two words"}'
-    assert json.loads(told["SM_USER_ARGS"]) == make_flags(parameters)
-    assert told["SM_HP_LEARNING-RATE"] == told["SM_HP_LEARNING_RATE"] == "0.1"
-    assert (told["SM_HP_LAYERS"], told["SM_HP_NAME"], told["SM_HP_FLAG"]) == ("[64,32]", "two words", "true")
-    assert told["SM_CHANNELS"] == '["my-data","training"]'
-    assert told["SM_CHANNEL_TRAINING"] == str(root / "input/data/training")
-    assert told["SM_CHANNEL_MY-DATA"] == told["SM_CHANNEL_MY_DATA"] == str(root / "input/data/my-data")
-    assert (told["SM_HOSTS"], told["SM_CURRENT_HOST"]) == ('["algo-1","algo-2"]', "algo-2")
-    assert (told["SM_HOST_COUNT"], told["SM_CURRENT_INSTANCE_GROUP"]) == ("2", "gpus")
-    assert told["SM_CURRENT_INSTANCE_GROUP_HOSTS"] == '["algo-1","algo-2"]'
-    assert told["SM_DISTRIBUTION_INSTANCE_GROUPS"] == '["gpus"]'
-    assert told["SM_FRAMEWORK_PARAMS"] == '{"sagemaker_mpi_enabled":true}'
-    assert (told["SM_NETWORK_INTERFACE_NAME"], told["SM_TOPOLOGY"]) == ("ethwe", '{"a":1}')
-    assert (told["SM_NUM_CPUS"], told["SM_NUM_GPUS"], told["SM_LOG_LEVEL"]) == ("4", "0", "10")
-    assert (told["SM_USER_ENTRY_POINT"], told["SM_MODULE_NAME"]) == ("train.py", "train")
-    assert (told["SAGEMAKER_JOB_NAME"], told["SAGEMAKER_REGION"]) == ("digits-1", "eu-west-1")
-    assert json.loads(told["SM_RESOURCE_CONFIG"]) == resources
-    training = json.loads(told["SM_TRAINING_ENV"])
-    assert training["channel_input_dirs"]["training"] == told["SM_CHANNEL_TRAINING"]
+    assert json.loads(variables["SM_HPS"]) == parameters
+    assert (
+        variables["SM_HPS"] == '{"flag":true,"k":"v","layers":[64,32],"learning-rate":0.1,"name":"two words"}'
+    )
+    assert json.loads(variables["SM_USER_ARGS"]) == make_flags(parameters)
+    assert variables["SM_HP_LEARNING-RATE"] == variables["SM_HP_LEARNING_RATE"] == "0.1"
+    assert (variables["SM_HP_LAYERS"], variables["SM_HP_NAME"], variables["SM_HP_FLAG"]) == (
+        "[64,32]",
+        "two words",
+        "true",
+    )
+    assert variables["SM_CHANNELS"] == '["my-data","training"]'
+    assert variables["SM_CHANNEL_TRAINING"] == str(root / "input/data/training")
+    assert (
+        variables["SM_CHANNEL_MY-DATA"] == variables["SM_CHANNEL_MY_DATA"] == str(root / "input/data/my-data")
+    )
+    assert (variables["SM_HOSTS"], variables["SM_CURRENT_HOST"]) == ('["algo-1","algo-2"]', "algo-2")
+    assert (variables["SM_HOST_COUNT"], variables["SM_CURRENT_INSTANCE_GROUP"]) == ("2", "gpus")
+    assert variables["SM_CURRENT_INSTANCE_GROUP_HOSTS"] == '["algo-1","algo-2"]'
+    assert variables["SM_DISTRIBUTION_INSTANCE_GROUPS"] == '["gpus"]'
+    assert variables["SM_FRAMEWORK_PARAMS"] == '{"sagemaker_mpi_enabled":true}'
+    assert (variables["SM_NETWORK_INTERFACE_NAME"], variables["SM_TOPOLOGY"]) == ("ethwe", '{"a":1}')
+    assert (variables["SM_NUM_CPUS"], variables["SM_NUM_GPUS"], variables["SM_LOG_LEVEL"]) == ("4", "0", "10")
+    assert (variables["SM_USER_ENTRY_POINT"], variables["SM_MODULE_NAME"]) == ("train.py", "train")
+    assert (variables["SAGEMAKER_JOB_NAME"], variables["SAGEMAKER_REGION"]) == ("digits-1", "eu-west-1")
+    assert json.loads(variables["SM_RESOURCE_CONFIG"]) == resources
+    training = json.loads(variables["SM_TRAINING_ENV"])
+    assert training["channel_input_dirs"]["training"] == variables["SM_CHANNEL_TRAINING"]
     assert (training["hyperparameters"], training["is_master"]) == (parameters, False)
 
 
-def test_gpus_are_those_that_the_decision_names(opt_ml):
-    job = TrainingJob.load(opt_ml())
+def test_the_gpus_are_those_of_the_decision(opt_ml):
+    job = JobConfig.load(opt_ml())
     assert describe_environment(job, Settings(), 1)["SM_NUM_GPUS"] == "0"
     two = Decision("gpu", "two", gpus=(None, None))
-    job = TrainingJob(job.base_dir, decision=two)
+    job = JobConfig(job.base_dir, decision=two)
     assert describe_environment(job, Settings(), 1)["SM_NUM_GPUS"] == "2"
     assert CPU.gpus == ()
 
@@ -149,7 +158,7 @@ def test_gpus_are_those_that_the_decision_names(opt_ml):
         ({"none": None, "text": "a 'b' \"c\" $d;e"}, ["--none", "", "--text", "a 'b' \"c\" $d;e"]),
     ],
 )
-def test_flags_are_those_of_the_toolkit(parameters, flags):
+def test_flags_match_the_toolkit(parameters, flags):
     assert make_flags(parameters) == flags
 
 
@@ -165,26 +174,28 @@ def test_flags_are_those_of_the_toolkit(parameters, flags):
         ("x", "x"),
     ],
 )
-def test_values_are_json_or_else_their_text(text, value):
+def test_values_are_json_or_else_text(text, value):
     assert decode_parameters({"a": text}) == {"a": value}
 
 
-@pytest.mark.parametrize("name", sorted({*RESERVED, "sagemaker_parameter_server_enabled", "sagemaker_new"}))
-def test_the_platforms_own_keys_disturb_nobody(name):
-    """Neither a plain script nor an algorithm with declared hyperparameters sees them."""
+@pytest.mark.parametrize(
+    "name", sorted({*reserved.TOOLKIT, "sagemaker_parameter_server_enabled", "sagemaker_new"})
+)
+def test_reserved_keys_are_ignored(name):
+    """Neither a script nor an algorithm with declared hyperparameters gets them."""
     declared = make_dataclass("Declared", [], frozen=True)
     assert decode_parameters({name: "x"}) == {}
     assert convert({name: "x"}, declared) == declared()
 
 
-@pytest.mark.parametrize("name", [*sorted(RESERVED), "model_dir"])
+@pytest.mark.parametrize("name", [*sorted(reserved.TOOLKIT), "model_dir"])
 def test_a_declaration_may_have_a_parameter_of_a_reserved_name(name):
     declared = make_dataclass("Declared", [(name, str, field(default=""))], frozen=True)
     assert getattr(convert({name: "x"}, declared), name) == "x"
 
 
-def test_the_bucket_that_the_sdk_adds_as_model_dir_reaches_a_script_alone():
-    """Scripts of AWS's examples parse --model_dir; a declaration without it need not know it."""
+def test_the_model_dir_that_the_sdk_adds_is_passed_to_scripts_only():
+    """Scripts of AWS's examples parse --model_dir; a declaration need not have it."""
     declared = make_dataclass("Declared", [], frozen=True)
     assert convert({"model_dir": "s3://b/m"}, declared) == declared()
     assert decode_parameters({"model_dir": '"s3://b/m"'}) == {"model_dir": "s3://b/m"}
@@ -192,8 +203,8 @@ def test_the_bucket_that_the_sdk_adds_as_model_dir_reaches_a_script_alone():
 
 @hypothesis_settings(deadline=None, max_examples=100)
 @given(st.dictionaries(st.text(max_size=8), st.text(max_size=20), max_size=5))
-def test_whatever_hyperparameters_hold_an_environment_can_be_made(tmp_path_factory, parameters):
-    job = TrainingJob(tmp_path_factory.getbasetemp(), hyperparameters=parameters)
+def test_any_hyperparameters_give_a_valid_environment(tmp_path_factory, parameters):
+    job = JobConfig(tmp_path_factory.getbasetemp(), raw_hyperparameters=parameters)
     for name, value in describe_environment(job, Settings(), 1).items():
         assert "=" not in name
         assert "\0" not in name + value

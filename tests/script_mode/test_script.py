@@ -1,4 +1,4 @@
-"""The real `train` with plain programs of users, as they run in AWS's own containers."""
+"""The real `train` with users' scripts, as they run in AWS's containers."""
 
 import json
 import os
@@ -22,17 +22,17 @@ WRITE = "open(os.environ['SM_MODEL_DIR'] + '/m', 'w').write({})\n"
 
 @pytest.fixture
 def job(opt_ml):
-    """`job("train_rows.py", title="…")` gives the root of a job whose channel code holds that script."""
+    """`job("train_rows.py", title="…")` returns the root of a job with that script in channel code."""
 
     def make(program, text=None, **hyperparameters):
         root = opt_ml({"sagemaker_program": program, **hyperparameters}, channels=["training", "code"])
         (root / "input/data/training/rows.csv").write_text("1\n2\n3\n")
-        place = root / "input/data/code" / program
-        place.parent.mkdir(exist_ok=True)
+        path = root / "input/data/code" / program
+        path.parent.mkdir(exist_ok=True)
         if text is None:
-            shutil.copy(SCRIPTS / program, place)
+            shutil.copy(SCRIPTS / program, path)
         else:
-            place.write_text(text)
+            path.write_text(text)
         return root
 
     return make
@@ -44,16 +44,21 @@ def read_failure(root):
     return failure
 
 
-def test_a_script_of_awss_examples_runs_as_it_is(job, run_train):
+def test_a_script_of_awss_examples_runs_unchanged(job, run_train):
     title = "two words, 'quotes' \"and\" $HOME;`ls`"
     root = job("train_rows.py", epochs="3", **{"learning-rate": "0.01"}, title=json.dumps(title), k="v")
     done = run_train(root, "echo", TRAINING_JOB_NAME="rows-1", PYTHONPATH=str(ROOT / "tests"))
     assert done.returncode == 0, done.stdout + done.stderr
     model = json.loads((root / "model/model.json").read_text())
     assert model["rows"] == 3
-    told = model["arguments"]
-    assert (told["epochs"], told["learning_rate"], told["title"], told["k"]) == (3, 0.01, title, "v")
-    assert told["hosts"] == ["algo-1"]
+    arguments = model["arguments"]
+    assert (arguments["epochs"], arguments["learning_rate"], arguments["title"], arguments["k"]) == (
+        3,
+        0.01,
+        title,
+        "v",
+    )
+    assert arguments["hosts"] == ["algo-1"]
     assert model["folder"] == str(root / "input/data/code")
     variables = model["variables"]
     assert variables["SM_USER_ENTRY_POINT"] == "train_rows.py"
@@ -63,7 +68,7 @@ def test_a_script_of_awss_examples_runs_as_it_is(job, run_train):
     assert not (root / "output/failure").exists()
 
 
-def test_a_script_that_saves_on_sigterm_gets_it_and_ends_well(job):
+def test_a_script_that_saves_on_sigterm_gets_it_and_succeeds(job):
     root = job("save_when_stopped.py")
     with subprocess.Popen(
         [sys.executable, ROOT / "program/train"], env={**os.environ, "SAGEMAKER_BASE_DIR": str(root)}
@@ -76,19 +81,19 @@ def test_a_script_that_saves_on_sigterm_gets_it_and_ends_well(job):
 
 
 @pytest.mark.parametrize(
-    ("text", "status", "told"),
+    ("text", "status", "expected"),
     [
         ("raise ValueError('no rows')", 1, r"exit status 1: ValueError: no rows\n…Traceback"),
         ("import sys\nsys.exit('the cause')", 1, "exit status 1: the cause"),
         ("import os\nos._exit(7)", 7, "exit status 7: it wrote nothing"),
-        ("import os\nos.kill(os.getpid(), 15)", 143, "ended by SIGTERM: stopped before it had saved"),
+        ("import os\nos.kill(os.getpid(), 15)", 143, "ended by SIGTERM: stopped before it saved"),
         ("import ctypes\nctypes.string_at(0)", 139, "ended by SIGSEGV(.|\n)*Fatal Python error"),
     ],
 )
-def test_a_script_that_fails_leaves_its_status_and_last_words(job, run_train, text, status, told):
+def test_the_failure_of_a_script_has_its_status_and_last_line(job, run_train, text, status, expected):
     root = job("mine.py", text)
     assert run_train(root, "echo").returncode == status
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(AssertionError, match=expected):
         raise AssertionError(read_failure(root))
 
 
@@ -108,7 +113,7 @@ def test_a_shell_script_or_a_program_is_executed(job, run_train, program, text):
     assert (root / "model/model.txt").read_text() == "done\n"
 
 
-def test_a_package_with_setup_py_is_run_as_a_module_of_it(job, run_train):
+def test_a_program_in_a_package_with_setup_py_runs_as_its_module(job, run_train):
     text = "import os\nfrom mine.part import answer\n" + WRITE.format("__package__")
     root = job("mine/main.py", text)
     code = root / "input/data/code"
@@ -146,7 +151,7 @@ def test_vendored_requirements_can_be_imported(job, run_train, kind):
 
 
 @pytest.mark.parametrize("parameters", ["", "job, more", "*, key"])
-def test_a_train_that_takes_no_job_is_one_sentence(job, run_train, parameters):
+def test_a_train_function_that_takes_no_job_is_one_sentence(job, run_train, parameters):
     root = job("mine.py", f"def train({parameters}): pass\n")
     assert run_train(root, "echo").returncode == 1
     failure = read_failure(root)
@@ -154,29 +159,29 @@ def test_a_train_that_takes_no_job_is_one_sentence(job, run_train, parameters):
     assert "Traceback" not in failure
 
 
-def test_a_script_that_leaves_no_model_is_warned_of(job, run_train):
-    """It may have meant to; the platform has nothing to deploy then."""
+def test_a_script_without_a_model_gets_a_warning(job, run_train):
+    """It may be intended; the platform has nothing to deploy then."""
     done = run_train(job("mine.py", "print('done')"), "echo")
     assert done.returncode == 0
-    assert "WARNING: the program ended well, but left nothing in" in done.stdout
+    assert "WARNING: the program succeeded, but left nothing in" in done.stdout
 
 
-def test_what_cannot_be_executed_is_told(tmp_path):
+def test_a_file_that_is_not_executable_is_rejected(tmp_path):
     (tmp_path / "run").touch(mode=0o644)
-    with pytest.raises(UserError, match=r"neither \.py nor \.sh, and it may not be executed"):
+    with pytest.raises(UserError, match=r"neither \.py nor \.sh, and it is not executable"):
         make_command(Submission(tmp_path, "run"), [])
 
 
 @pytest.mark.parametrize(
-    ("hyperparameter", "told"),
-    [("a\0b", "cannot be given as a command-line flag"), ("x" * 200_000, "too long for a command line")],
+    ("hyperparameter", "expected"),
+    [("a\0b", "cannot be passed as a command-line flag"), ("x" * 200_000, "too long for a command line")],
 )
-def test_a_hyperparameter_that_no_command_line_takes_is_told(job, run_train, hyperparameter, told):
+def test_a_hyperparameter_that_no_command_line_takes_is_rejected(job, run_train, hyperparameter, expected):
     root = job("train_rows.py", title=hyperparameter)
     assert run_train(root, "echo").returncode == 1
-    assert told in read_failure(root)
+    assert expected in read_failure(root)
 
 
-def test_a_program_that_is_not_there_cannot_be_become(tmp_path):
+def test_a_missing_program_cannot_be_started(tmp_path):
     with pytest.raises(UserError, match=r"nowhere/run cannot be started in .*: No such file"):
         run_command(["/nowhere/run"], tmp_path, {}, [])

@@ -1,17 +1,17 @@
 import pytest
 
 from tandem.errors import UserError
-from tandem.jobs.job import TrainingJob
+from tandem.jobs.job import JobConfig
 from tandem.script_mode.submission import Submission, find_submission, is_module
 from tandem.settings import Settings
 from tars import pack
 
 
 def find(root, **variables):
-    return find_submission(TrainingJob.load(root), Settings.load(variables))
+    return find_submission(JobConfig.load(root), Settings.load(variables))
 
 
-def test_no_name_no_program(opt_ml):
+def test_without_a_name_there_is_no_program(opt_ml):
     assert find(opt_ml({"sagemaker_submit_directory": "/somewhere"})) is None
 
 
@@ -24,14 +24,14 @@ def test_the_job_names_the_program_in_any_dialect(opt_ml, name):
     assert find(root, SAGEMAKER_PROGRAM="other.py") == Submission(root / "code", "train.py")
 
 
-def test_a_name_with_folders_keeps_its_root(opt_ml):
+def test_a_name_with_folders_runs_in_its_root(opt_ml):
     root = opt_ml({"sagemaker_program": "src/train.py"}, channels=["code"])
     (root / "input/data/code/src").mkdir()
     (root / "input/data/code/src/train.py").touch()
     assert find(root) == Submission(root / "input/data/code", "src/train.py")
 
 
-def test_an_absolute_name_is_taken_as_it_is(opt_ml, tmp_path):
+def test_an_absolute_name_is_used_unchanged(opt_ml, tmp_path):
     (tmp_path / "mine.py").touch()
     assert find(opt_ml(), SAGEMAKER_PROGRAM=str(tmp_path / "mine.py")) == Submission(tmp_path, "mine.py")
 
@@ -53,7 +53,7 @@ def test_an_archive_is_unpacked_into_code(opt_ml, tmp_path, where):
     assert (root / "code/train.py").stat().st_mode & 0o777 == 0o644
 
 
-def test_what_lies_in_code_already_is_not_written_over(opt_ml, tmp_path):
+def test_existing_files_in_code_are_not_overwritten(opt_ml, tmp_path):
     root = opt_ml({"sagemaker_program": "train.py", "sagemaker_submit_directory": str(tmp_path / "mine.tgz")})
     pack(tmp_path / "mine.tgz", ("train.py", b"new"))
     (root / "code").mkdir()
@@ -61,14 +61,14 @@ def test_what_lies_in_code_already_is_not_written_over(opt_ml, tmp_path):
     assert find(root).path.read_bytes() == b"old"
 
 
-def test_a_repacked_archive_takes_the_place_of_what_it_left_before(opt_ml, tmp_path):
+def test_a_repacked_archive_replaces_its_earlier_files(opt_ml, tmp_path):
     root = opt_ml({"sagemaker_program": "train.py", "sagemaker_submit_directory": str(tmp_path / "mine.tgz")})
     for content in (b"old", b"new"):
         pack(tmp_path / "mine.tgz", ("train.py", content))
         assert find(root).path.read_bytes() == content
 
 
-def test_a_bucket_is_refused_with_what_to_do_instead(opt_ml):
+def test_a_bucket_is_rejected_with_what_to_do_instead(opt_ml):
     root = opt_ml(
         {"sagemaker_program": "train.py", "sagemaker_submit_directory": '"s3://bucket/source.tar.gz"'}
     )
@@ -81,7 +81,7 @@ def test_a_bucket_is_refused_with_what_to_do_instead(opt_ml):
     assert find(root) == Submission(root / "code", "train.py")
 
 
-def test_a_program_that_is_nowhere_is_told_with_where_it_was_searched(opt_ml):
+def test_the_error_of_a_missing_program_names_the_searched_folders(opt_ml):
     root = opt_ml({"sagemaker_program": "train.py", "sagemaker_submit_directory": "/nowhere"})
     with pytest.raises(UserError, match=rf"'train.py' was not found in /nowhere, {root}/code"):
         find(root)
@@ -103,7 +103,7 @@ def test_a_program_that_is_nowhere_is_told_with_where_it_was_searched(opt_ml):
         ("raise SystemExit", False),
     ],
 )
-def test_a_module_of_the_seam_is_told_from_a_script_without_running_it(tmp_path, text, expected):
+def test_an_algorithms_module_is_distinguished_from_a_script_without_running_it(tmp_path, text, expected):
     (tmp_path / "x.py").write_text(text)
     assert is_module(tmp_path / "x.py") is expected
 
@@ -114,7 +114,7 @@ def test_only_python_files_are_modules(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"def train(:", b"x = 1\0", b"\xff\xfe", b"# coding: nonsense\n"])
-def test_a_file_that_is_no_python_is_told(tmp_path, content):
+def test_a_file_that_is_not_python_is_rejected(tmp_path, content):
     (tmp_path / "x.py").write_bytes(content)
-    with pytest.raises(UserError, match="is not Python that can be read"):
+    with pytest.raises(UserError, match="is not valid Python"):
         is_module(tmp_path / "x.py")

@@ -5,8 +5,8 @@ usage() {
   cat <<'TEXT'
 Usage: compose.sh
 
-Makes sure that Docker Compose is there, which the SDK's local mode starts containers with. Where there is none,
-it installs docker-compose (Debian and Ubuntu, as root).
+Makes sure that Docker Compose, which the SDK's local mode needs, is installed. If it is not, the script installs
+docker-compose (Debian and Ubuntu, as root).
 TEXT
 }
 
@@ -21,7 +21,7 @@ case "${1-}" in
   *) usage >&2 && exit 2 ;;
 esac
 
-# What the SDK's v2 looks for, in its order: the plugin, by the text "v2" in what it says, then the command.
+# Version 2 of the SDK looks for the same, in this order: the plugin, with "v2" in its output, then the command.
 found() {
   case "$(docker compose version 2>/dev/null)" in *v2*) return ;; esac
   command -v docker-compose >/dev/null

@@ -1,7 +1,7 @@
-"""Run by the environment of SDK v2 as `v2.py IMAGE DATA SOURCE OUTPUT REQUEST`, to start one training job.
+"""Start one training job with SDK v2: `v2.py IMAGE DATA SOURCE OUTPUT REQUEST`, in the environment sdk2.
 
-DATA is the channel, SOURCE a folder with programs, OUTPUT an empty folder. REQUEST is JSON: hyperparameters,
-and the program to run instead of the image's algorithm, or null.
+DATA is the folder of the channel, SOURCE a folder with programs, OUTPUT an empty folder. REQUEST is JSON with
+`hyperparameters`, and with `program`, the program to run instead of the image's algorithm, or null.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""Run by the environment of SDK v3 as `v3.py IMAGE DATA SOURCE OUTPUT REQUEST`; the arguments are v2.py's.
+"""Start one training job with SDK v3: `v3.py IMAGE DATA SOURCE OUTPUT REQUEST`, with the arguments of v2.py.
 
-REQUEST may say by "script" that the program is a script to be run instead of `train`.
+If `script` in REQUEST is true, the program is a script that runs instead of `train`.
 """
 
 import json

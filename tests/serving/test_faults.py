@@ -75,6 +75,7 @@ def test_several_processes_that_cannot_load_end_the_container_without_a_trace(li
     assert server.process.wait(30) == 3
     assert "there is no model in" in server.log
     assert "HaltServer" not in server.log
+    assert "Traceback" not in server.log
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
@@ -88,19 +89,6 @@ def test_on_the_way_out_it_refuses_connections_and_answers_what_it_took(live_ser
         wait_for(lambda: is_refused(server.port), "refused connections")
         assert server.process.poll() is None
         assert [future.result(30)[0] for future in futures] == [200] * 4
-    assert server.process.wait(30) == 0
-
-
-def test_a_clock_that_jumps_on_the_way_out_cuts_nobody_off(live_server, clock):
-    environment, set_clock = clock
-    server = live_server("slow_row", **environment)
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(server.invoke, b"[2]")
-        wait_for(lambda: server.read_metric("tandem_in_flight") == 1, "a request in progress")
-        server.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: is_refused(server.port), "refused connections")
-        set_clock(3600)
-        assert future.result(30)[0] == 200
     assert server.process.wait(30) == 0
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tandem.runtime.resources import Resources
-from tandem.serving.fleet import MOST_LOST_STARTS, Fleet, make_plan
+from tandem.serving.fleet import MAX_LOST_STARTS, Fleet, make_plan
 
 GIB = 1 << 30
 SMALL, MOBILE_NET, LARGE = 1 << 20, 24 << 20, 1 << 30
@@ -56,7 +56,7 @@ def test_a_fleet_is_complete_once_all_have_been_ready_and_stays_so():
     assert fleet.is_complete
 
 
-def test_it_is_hopeless_when_process_after_process_ends_before_it_was_ready():
+def test_it_ends_when_process_after_process_ended_before_it_was_ready():
     fleet = Fleet(1)
     ages = iter(range(1, 20))
 
@@ -67,11 +67,22 @@ def test_it_is_hopeless_when_process_after_process_ends_before_it_was_ready():
             fleet.mark_ready(slot)
         fleet.free(age)
 
-    for _ in range(MOST_LOST_STARTS - 1):
+    for _ in range(MAX_LOST_STARTS - 1):
         live(ready=False)
     live(ready=True)  # what served for a while counts anew
-    for _ in range(MOST_LOST_STARTS - 1):
+    for _ in range(MAX_LOST_STARTS - 1):
         live(ready=False)
-    assert not fleet.is_hopeless
+    assert not fleet.end_reason
     live(ready=False)
-    assert fleet.is_hopeless
+    assert "is there memory enough" in fleet.end_reason
+
+
+def test_it_ends_when_a_model_cannot_be_loaded():
+    fleet = Fleet(2)
+    slots = [fleet.take(age) for age in (1, 2)]
+    fleet.mark_failed(slots[1])
+    assert not fleet.is_complete
+    fleet.free(1)
+    assert not fleet.end_reason
+    fleet.free(2)
+    assert fleet.end_reason == "the model cannot be loaded"

@@ -292,7 +292,7 @@ def test_a_long_body_that_is_cut_off_is_not_scored(live_server, connect):
     client.shutdown(socket.SHUT_WR)
     assert client.recv(100) == b""
     assert server.read_metric('tandem_requests_total{status="499"}') == 1
-    assert server.read_metric('tandem_requests_total{status="200"}') is None
+    assert server.read_metric('tandem_requests_total{status="200"}') == 0
 
 
 def test_a_client_that_does_not_close_its_side_holds_nobody_up(live_server, connect):
@@ -369,3 +369,43 @@ def test_a_request_that_the_parser_refuses_is_answered_like_every_error(
     assert (got, json.loads(body)["error"]) == (status, error)
     assert json.loads(body)["message"].startswith("the request could not be read: ")
     assert "Traceback" not in server.log
+
+
+@pytest.fixture
+def hasty(monkeypatch, client):
+    """An `echo` app whose clients have half a second for a request and for an answer."""
+    monkeypatch.setattr("tandem.serving.http.CLIENT_SECONDS", 0.5)
+    return client("echo")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /pi", post(b"[1, 2]")[:-3], post(b"[1]") + b"GET /p"])
+def test_a_request_that_does_not_arrive_within_its_time_ends_the_connection(hasty, connect, sent):
+    """The limit is one for all of it: bytes that trickle in do not extend it."""
+    trickling = connect(hasty, sent)
+    trickling.settimeout(10)
+    with contextlib.suppress(ConnectionError):
+        while data := trickling.recv(1 << 16):
+            assert data.startswith(b"HTTP/1.1 200")
+            trickling.sendall(b"x")
+    assert hasty.get("/ping").status_code == 200
+
+
+def test_a_client_that_does_not_read_its_answer_ends_its_connection(hasty, connect, caplog):
+    text = json.dumps(["x" * 20_000_000]).encode()
+    deaf = connect(hasty, post(text))
+    wait_for(lambda: "took over 0.5 seconds" in caplog.text, "the connection to end")
+    received = 0
+    with contextlib.suppress(ConnectionError):
+        while data := deaf.recv(1 << 20):
+            received += len(data)
+    assert received < len(text)
+
+
+def test_refused_bodies_leave_no_memory(live_server):
+    server = live_server("echo", SAGEMAKER_MAX_PAYLOAD_IN_MB="25")
+    (worker,) = server.list_processes()[1:]
+    body = b"[" * 20_000_000
+    with ThreadPoolExecutor(2) as pool:
+        statuses = list(pool.map(lambda _: server.invoke(body)[0], range(40)))
+    assert statuses == [400] * 40
+    assert read_own_memory(worker) < 200 << 20  # 800 MB were sent

@@ -31,5 +31,5 @@ def test_data_without_rows_is_never_cut():
 
 @pytest.mark.parametrize("prediction", [[1], [1, 2, 3], np.zeros(5), None, 7, {"a": 1}, np.float32(1)])
 def test_a_prediction_must_hold_one_result_a_row(prediction):
-    with pytest.raises(ModelError, match="for 2 rows; it must give one a row"):
+    with pytest.raises(ModelError, match="for 2 rows; expected one result per row"):
         split_prediction(prediction, [[1], [2]])

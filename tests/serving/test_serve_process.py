@@ -227,7 +227,7 @@ def test_a_bad_setting_is_one_sentence(live_server):
     server = live_server("echo", ready=False, BACKEND="torch")
     assert server.process.wait(30) == 1
     assert (
-        "ERROR: the environment variable BACKEND is 'torch'; expected auto or tensorflow or openvino."
+        "ERROR: the environment variable BACKEND is 'torch'; expected one of auto, tensorflow, openvino."
         in server.log
     )
 

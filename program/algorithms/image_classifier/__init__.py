@@ -225,7 +225,7 @@ class Classifier:
         return self.engine.max_batch_rows
 
 
-def train(job: TrainingJob) -> None:
+def train(job: TrainingJob[Hyperparameters]) -> None:
     """Fit a network to the job's pictures and leave a bundle in `job.model_dir`, also when stopped."""
     from algorithms.image_classifier.training import train  # which serving can do without
 

@@ -1,1 +1,1 @@
-"""A trained model as files, and the proof of its answers."""
+"""The model bundle: a trained model's files, its manifest and its reference answers."""

@@ -1,4 +1,4 @@
-"""A trained Keras model as files that load anywhere and prove what they are."""
+"""Writing a trained Keras model as a bundle: its files, its reference answers and its manifest."""
 
 import importlib.metadata
 import logging
@@ -6,7 +6,6 @@ import math
 import platform
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,10 +23,10 @@ from tandem.runtime.devices import Decision
 logger = logging.getLogger(__name__)
 
 GOLDEN_ROWS = 64
-#: Bytes that a bundle takes beside its weights and golden rows, at most: graphs, layer names, the manifest.
+#: The most bytes a bundle needs besides its weights and reference rows: graphs, layer names, the manifest.
 MARGIN = 8 << 20
 
-_INCOMPLETE = ".incomplete-"
+_STAGING = ".incomplete-"
 _DISTRIBUTIONS = {
     "tensorflow": "tensorflow",
     "tensorflow-cpu": "tensorflow",
@@ -49,96 +48,76 @@ def write_bundle(
     metrics: Mapping[str, float] | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Store a Keras model and all that serving needs: afterwards the bundle is complete, or as it was before.
+    """Write a Keras model and all that serving needs; after an error the previous bundle is unchanged.
 
-    `model` takes float32 rows and gives one probability a label. `golden_inputs` are 16 to 64 real rows (more
-    are cut off) after preprocessing, of the dtype in which rows travel, uint8 or float32; the model answers
-    them here, on the device that trained. Metrics that are not finite are left out, other files in
-    `model_dir` are left alone.
+    `model` takes float32 rows and returns one probability per label. `golden_inputs` are real preprocessed
+    rows, uint8 or float32 as serving will pass them; up to 64 of them are stored with the model's answers,
+    computed here on the training device. Metrics that are not finite are left out. Other files in `model_dir`
+    are not touched.
     """
     rows = np.ascontiguousarray(golden_inputs[:GOLDEN_ROWS])
     if not len(rows) or rows.dtype not in (np.uint8, np.float32):
         raise ValueError(
-            f"golden_inputs: got {rows.shape} of {rows.dtype}, expected rows of uint8 or float32"
+            f"golden_inputs: got shape {rows.shape} of {rows.dtype}, expected rows of uint8 or float32."
         )
     answers = tensorflow_engine.TensorFlowEngine(model, rows.shape[1:], str(rows.dtype)).predict(rows)
     if answers.shape != (len(rows), len(labels)):
-        raise ValueError(f"the model answers {len(rows)} rows of {len(labels)} labels with {answers.shape}")
+        raise ValueError(f"The model's output is {answers.shape}, expected {(len(rows), len(labels))}.")
     if not np.isfinite(answers).all():
-        raise UserError(
-            "the trained model answers with numbers that are not finite; try a lower learning rate"
-        )
+        raise UserError("the trained model's outputs are not finite; try a lower learning rate.")
 
-    check_room(model_dir, model, rows.nbytes)
-    with open_aside(model_dir) as aside:
-        tensorflow_engine.save(model, aside / MODEL)
-        np.savez(aside / GOLDEN, inputs=rows, answers=answers)
-        _add_openvino(model, aside, rows, answers)
+    check_disk_space(model_dir, model, rows.nbytes)
+    with open_staging_folder(model_dir) as staging:
+        tensorflow_engine.save(model, staging / MODEL)
+        np.savez(staging / GOLDEN, inputs=rows, answers=answers)
+        _add_openvino(model, staging, rows, answers)
         manifest = Manifest(
             labels=tuple(labels),
             preprocessing=dict(preprocessing),
             input_shape=rows.shape[1:],
             input_dtype=str(rows.dtype),
-            versions=_versions(),
+            versions=_find_versions(),
             device=decision.as_dict(),
             metrics={name: float(value) for name, value in (metrics or {}).items() if math.isfinite(value)},
             hyperparameters=dict(hyperparameters or {}),
             golden_rows=len(rows),
             files={
-                path.relative_to(aside).as_posix(): sha256(path)
-                for path in sorted(aside.rglob("*.*"))
+                path.relative_to(staging).as_posix(): sha256(path)
+                for path in sorted(staging.rglob("*.*"))
                 if path.is_file()
             },
         )
         text = manifest.to_json()
-        Manifest.from_json(text)  # what could not be read again must not be written
-        (aside / MANIFEST).write_text(text, encoding="utf-8")
-        _move_into_place(aside, model_dir)
-    logger.info("model written to %s: %s, %s golden rows", model_dir, ", ".join(manifest.files), len(rows))
+        Manifest.from_json(text)  # a manifest that cannot be read back must not be written
+        (staging / MANIFEST).write_text(text, encoding="utf-8")
+        _replace_bundle(staging, model_dir)
+    logger.info(
+        "model written to %s: %s, %s reference answers", model_dir, ", ".join(manifest.files), len(rows)
+    )
     return manifest
 
 
-def read_golden(model_dir: Path, manifest: Manifest) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
-    """Read the golden rows and the training device's answers to them; nothing in the file is unpickled."""
-    try:
-        with (model_dir / GOLDEN).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            rows, answers = stored["inputs"], stored["answers"]
-    # TypeError: a .npy file where an archive should be
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{GOLDEN} in {model_dir} cannot be read ({error}); restore the whole model"
-        ) from error
-    expected = (manifest.golden_rows, *manifest.input_shape)
-    if rows.shape != expected or rows.dtype != manifest.input_dtype:
-        raise UserError(
-            f"{GOLDEN} holds rows {rows.shape} of {rows.dtype}, {MANIFEST} says {expected} of "
-            f"{manifest.input_dtype}; restore the whole model"
-        )
-    if answers.shape != (len(rows), len(manifest.labels)):
-        raise UserError(
-            f"{GOLDEN} holds answers {answers.shape} for {len(manifest.labels)} labels in {MANIFEST}"
-        )
-    return rows, answers
-
-
 @contextmanager
-def open_aside(model_dir: Path) -> Iterator[Path]:
-    """Give an empty folder on the model's own file system (it may be a mount); it is gone afterwards."""
+def open_staging_folder(model_dir: Path) -> Iterator[Path]:
+    """Yield a temporary folder inside `model_dir`, so that its files can be renamed into the bundle.
+
+    A system-wide temporary folder may be on another file system. Folders of killed processes are removed.
+    """
     model_dir.mkdir(parents=True, exist_ok=True)
-    for stale in model_dir.glob(f"{_INCOMPLETE}*"):
+    for stale in model_dir.glob(f"{_STAGING}*"):
         shutil.rmtree(stale, ignore_errors=True)
-    aside = Path(tempfile.mkdtemp(prefix=_INCOMPLETE, dir=model_dir))
+    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=model_dir))
     try:
-        yield aside
+        yield staging
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
-def check_room(model_dir: Path, model: Any, golden_bytes: int) -> None:
-    """Raise `UserError` if the bundle may not fit: on a full disk its writers crash, or say nothing."""
+def check_disk_space(model_dir: Path, model: Any, golden_bytes: int) -> None:
+    """Raise `UserError` if the bundle may not fit: on a full disk the libraries crash or fail silently."""
     model_dir.mkdir(parents=True, exist_ok=True)
     weights = sum(math.prod(weight.shape) for weight in model.weights) * 4
-    needed = 2 * weights + golden_bytes + MARGIN  # .h5 and .bin hold the weights both
+    needed = 3 * weights + golden_bytes + MARGIN  # the weights in .h5, in .bin and in the export's SavedModel
     free = shutil.disk_usage(model_dir).free
     if free < needed:
         raise UserError(
@@ -147,43 +126,45 @@ def check_room(model_dir: Path, model: Any, golden_bytes: int) -> None:
         )
 
 
-def _add_openvino(model: Any, aside: Path, rows: npt.NDArray[Any], answers: npt.NDArray[Any]) -> None:
-    """Add the OpenVINO form and compare its answers; a failure costs that form, never the trained model."""
+def _add_openvino(model: Any, staging: Path, rows: npt.NDArray[Any], answers: npt.NDArray[Any]) -> None:
+    """Add the OpenVINO model and compare its answers; if the conversion fails, the bundle goes without it."""
     if not openvino_engine.is_installed():
         logger.info("OpenVINO is not installed: the model will need TensorFlow to serve")
         return
-    path = aside / OPENVINO_MODEL
+    path = staging / OPENVINO_MODEL
     try:
         openvino_engine.export(model, rows.shape[1:], path)
-        engine = openvino_engine.load(aside, cores=1, dtype=str(rows.dtype))
+        engine = openvino_engine.load(staging, cores=1, dtype=str(rows.dtype))
         difference = largest_difference(engine.predict(rows), answers)
-    except Exception:  # any layer may be new to the converter
+    except Exception:  # the converter does not support every layer
         logger.warning(
-            "OpenVINO cannot compute this model, which will need TensorFlow to serve", exc_info=True
+            "OpenVINO cannot convert or run this model, which will need TensorFlow to serve", exc_info=True
         )
         shutil.rmtree(path.parent, ignore_errors=True)
         return
     if difference > TOLERANCE:
         logger.warning(
-            "OpenVINO's answers differ by %.2g, above %.2g: not to be served with", difference, TOLERANCE
+            "OpenVINO's answers differ by %.2g, above %.2g: it will not serve this model",
+            difference,
+            TOLERANCE,
         )
 
 
-def _move_into_place(aside: Path, model_dir: Path) -> None:
-    """Rename each part, the manifest last, so that a mixture of two bundles would fail its hashes."""
-    replaced = aside / "replaced"
+def _replace_bundle(staging: Path, model_dir: Path) -> None:
+    """Rename each part into place, the manifest last, so that a mix of two bundles fails its hashes."""
+    replaced = staging / "replaced"
     replaced.mkdir()
     for name in (Path(OPENVINO_MODEL).parent.name, GOLDEN, MODEL, MANIFEST):
-        new, old = aside / name, model_dir / name
+        new, old = staging / name, model_dir / name
         if old.is_dir() or (old.exists() and not new.exists()):
             old.rename(replaced / name)
         if new.exists():
             new.replace(old)
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+def _find_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
     for distribution, name in _DISTRIBUTIONS.items():
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(distribution)
-    return found
+            versions[name] = importlib.metadata.version(distribution)
+    return versions

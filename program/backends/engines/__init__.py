@@ -1,1 +1,1 @@
-"""What computes a stored model: TensorFlow or OpenVINO."""
+"""The inference engines, and the choice of the one that serves a model."""

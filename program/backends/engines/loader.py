@@ -1,4 +1,4 @@
-"""Which engine computes a model: the first that gives the answers which the training device gave."""
+"""Choosing the engine for a model: the first one that reproduces the training device's answers."""
 
 import logging
 import time
@@ -11,8 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.bundle.agreement import compare, time_row
-from backends.bundle.manifest import GOLDEN, MANIFEST, MODEL, OPENVINO_MODEL, Manifest, read_manifest, verify
-from backends.bundle.writer import read_golden
+from backends.bundle.manifest import (
+    GOLDEN,
+    MANIFEST,
+    MODEL,
+    OPENVINO_MODEL,
+    Manifest,
+    read_golden,
+    read_manifest,
+    verify,
+)
 from backends.engines import openvino_engine, tensorflow_engine
 from tandem.errors import ModelError, UserError
 from tandem.runtime.devices import Decision
@@ -21,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "tensorflow", "openvino")
 
-#: What OpenVINO tries, in this order, for each value of PRECISION: float32 serves where no other may.
+#: By value of PRECISION: the precisions that OpenVINO tries, in order; float32 is the fallback.
 PRECISIONS = {
     "float32": ("float32",),
     "bfloat16": ("bfloat16", "float32"),
@@ -35,122 +43,124 @@ _COLOR_ORDERS = {1: "GRAY", 3: "RGB"}
 
 
 class Engine(Protocol):
-    """What computes rows, `max_batch_rows` at once."""
+    """Computes rows, up to `max_batch_rows` of them efficiently in one batch."""
 
     name: str
     max_batch_rows: int
 
     @property
     def concurrency(self) -> int | None:
-        """How many threads at once pay; None: only the thread that loaded it may use it."""
+        """How many threads may usefully call `predict` at once; None if only the loading thread may."""
         ...
 
     def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Give one answer a row, in order."""
+        """Return one answer per row, in order."""
         ...
 
 
-class _Proof(NamedTuple):
-    """Rows with the training device's answers to them, and what the manifest says of both."""
+class _Reference(NamedTuple):
+    """Rows with the training device's answers to them, and the manifest that describes both."""
 
     rows: npt.NDArray[Any]
-    golden: npt.NDArray[np.float32]
+    answers: npt.NDArray[np.float32]
     manifest: Manifest
 
 
 def load_engine(
     model_dir: Path, backend: str, decision: Decision, cores: int, precision: str = "float32"
 ) -> tuple[Engine, Manifest]:
-    """Load the model in `model_dir` on the engine that `backend`, `precision` and `decision` call for.
+    """Load the model in `model_dir` on the engine that `backend`, `precision` and `decision` select.
 
-    Every file's hash is checked before anything is parsed, then the golden answers are computed again; with
-    `backend` auto an engine that fails or differs is passed over for the next, and so is a reduced
-    `precision` for float32. A bare model.h5 gets a manifest of defaults, with `golden_rows` 0. UserError:
-    nothing here can be served; ModelError: no engine gives the golden answers.
+    Every file's hash is checked before it is parsed; then the reference answers are computed again. With
+    `backend` auto an engine that fails or differs is skipped in favor of the next one, and a reduced
+    `precision` in favor of float32. A bare model.h5 gets a manifest of defaults with `golden_rows` 0.
+
+    Raises `UserError` if there is no valid model, and `ModelError` if no engine gives the reference answers.
     """
     for variable, given, known in ("BACKEND", backend, BACKENDS), ("PRECISION", precision, tuple(PRECISIONS)):
         if given not in known:
-            raise UserError(f"{variable} is {given!r}, expected one of {', '.join(known)}")
+            raise UserError(f"{variable} is {given!r}, expected one of {', '.join(known)}.")
     manifest = read_manifest(model_dir)
     if manifest is None:
         engine, manifest = _load_bare(model_dir, backend, decision, cores)
     else:
         names = _ORDER[decision.device] if backend == "auto" else (backend,)
         choices = [
-            (name, form)
+            (name, candidate)
             for name in names
-            for form in (PRECISIONS[precision] if name == "openvino" else ("float32",))
+            for candidate in (PRECISIONS[precision] if name == "openvino" else ("float32",))
         ]
         shape, dtype = manifest.input_shape, manifest.input_dtype
         loaders: dict[str, Callable[..., Engine]] = {
             "openvino": partial(openvino_engine.load, model_dir, cores, dtype),
             "tensorflow": partial(tensorflow_engine.load, model_dir, decision, cores, shape, dtype),
         }
-        engine = _load_proven(model_dir, manifest, choices, loaders)
+        engine = _load_first(model_dir, manifest, choices, loaders)
     if engine.name == "tensorflow" and precision != "float32":
-        logger.warning("PRECISION is %s, but TensorFlow serves, which computes at float32 here", precision)
+        logger.warning("PRECISION is %s, but TensorFlow serves this model and computes at float32", precision)
     return engine, manifest
 
 
-def _load_proven(
+def _load_first(
     model_dir: Path,
     manifest: Manifest,
     choices: Sequence[tuple[str, str]],
     loaders: Mapping[str, Callable[..., Engine]],
 ) -> Engine:
-    """Load the first of `choices`, each an engine's name and a precision, that gives the golden answers."""
+    """Load the first of `choices`, pairs of engine and precision, that gives the reference answers."""
     verify(model_dir, manifest)
-    proof = _Proof(*read_golden(model_dir, manifest), manifest)
-    refused = []
-    for name, form in choices:
-        title = name if form == "float32" else f"{name} at {form}"
-        reason = _find_missing(name, form, manifest)
+    reference = _Reference(*read_golden(model_dir, manifest), manifest)
+    failures = []
+    for name, precision in choices:
+        title = name if precision == "float32" else f"{name} at {precision}"
+        reason = _find_missing(name, precision, manifest)
         if not reason:
-            engine, reason = _try(title, form, loaders[name], proof)
+            engine, reason = _load_and_check(title, precision, loaders[name], reference)
             if engine is not None:
                 return engine
-        elif form != "float32":
-            logger.warning("backend %s is passed over: %s", title, reason)
-        refused.append(f"{title}: {reason}")
-    raise ModelError(f"no backend can serve the model in {model_dir}: {'; '.join(refused)}")
+        elif precision != "float32":
+            logger.warning("backend %s is skipped: %s", title, reason)
+        failures.append(f"{title}: {reason}")
+    raise ModelError(f"no backend can serve the model in {model_dir}: {'; '.join(failures)}")
 
 
-def _find_missing(name: str, form: str, manifest: Manifest) -> str:
-    """Say what a backend lacks for computing the model at a precision; empty where it lacks nothing."""
+def _find_missing(name: str, precision: str, manifest: Manifest) -> str:
+    """Return what prevents an engine from trying a precision, or the empty string."""
     if name == "openvino" and not manifest.has_openvino:
-        return "the model has no OpenVINO form"
+        return "the bundle has no OpenVINO model"
     if not _INSTALLED[name]():
         return "not installed in this image"
-    if form == "int8" and not manifest.has_int8:
-        return (
-            "the model has no int8 form, which training makes where the hyperparameter quantization is int8"
-        )
-    if form == "bfloat16" and not openvino_engine.has_bfloat16():
-        return "this processor does not compute bfloat16"
+    if precision == "int8" and not manifest.has_int8:
+        return "the bundle has no int8 model; train with the hyperparameter quantization=int8 to get one"
+    if precision == "bfloat16" and not openvino_engine.has_bfloat16():
+        return "this processor does not support bfloat16"
     return ""
 
 
-def _try(title: str, form: str, load: Callable[..., Engine], proof: _Proof) -> tuple[Engine | None, str]:
-    """Load one engine and compare its golden answers; no engine, and why, when it may not serve."""
+def _load_and_check(
+    title: str, precision: str, load: Callable[..., Engine], reference: _Reference
+) -> tuple[Engine | None, str]:
+    """Load an engine and check its answers; return (None, reason) if it must not serve."""
     started = time.monotonic()
-    gained = ""
+    gain = ""
     try:
-        # First, so that its memory is free again when the engine that stays takes its own.
-        exact = None if form == "float32" else time_row(load(lone=True).predict, proof.rows)
-        engine = load() if exact is None else load(precision=form)
-        agreement = compare(engine.predict(proof.rows), proof.golden, 2 * proof.manifest.golden_tolerance)
+        # First, so that this engine's memory is free again before the one that serves is loaded.
+        exact = None if precision == "float32" else time_row(load(sequential=True).predict, reference.rows)
+        engine = load() if exact is None else load(precision=precision)
+        clear_margin = 2 * reference.manifest.golden_tolerance
+        agreement = compare(engine.predict(reference.rows), reference.answers, clear_margin)
         if exact is not None:
             share = 100 * agreement.same_labels / agreement.rows
-            taken = time_row(engine.predict, proof.rows)
-            gained = f", {share:.3g} % of labels the same, {taken:.2f} ms a row instead of {exact:.2f}"
-    except Exception as error:  # an engine that breaks is passed over like one that is wrong
+            reduced = time_row(engine.predict, reference.rows)
+            gain = f", {share:.3g} % of labels the same, {reduced:.2f} ms per row instead of {exact:.2f}"
+    except Exception as error:  # an engine that fails is skipped like one with wrong answers
         logger.exception("backend %s cannot load the model", title)
         return None, f"{type(error).__name__}: {error}".split("\n", 1)[0][:300]
-    fault = agreement.find_fault(proof.manifest.tolerance(form))
+    fault = agreement.find_fault(reference.manifest.tolerance(precision))
     if fault:
-        logger.warning("backend %s is passed over: %s", title, fault)
+        logger.warning("backend %s is skipped: %s", title, fault)
         return None, fault
-    logger.info("backend %s: %s%s, ready in %.1f s", title, agreement, gained, time.monotonic() - started)
+    logger.info("backend %s: %s%s, ready in %.1f s", title, agreement, gain, time.monotonic() - started)
     return engine, ""
 
 
@@ -160,49 +170,46 @@ def _load_bare(model_dir: Path, backend: str, decision: Decision, cores: int) ->
         found = sorted(path.name for path in model_dir.iterdir()) if model_dir.is_dir() else []
         raise UserError(
             f"no model in {model_dir}: expected {MODEL}, found {', '.join(found[:20]) or 'nothing'}; "
-            "train first, or give a model.tar.gz with model.h5 at its top"
+            "train first, or provide a model.tar.gz with model.h5 at its top level."
         )
     leftovers = [name for name in (GOLDEN, OPENVINO_MODEL, MANIFEST) if (model_dir / name).exists()]
     if leftovers:
         raise UserError(
-            f"{MANIFEST} is missing from {model_dir}, but {leftovers[0]} says that Tandem wrote this model; "
-            "restore the whole of it, since without its manifest the answers would be wrong"
+            f"{MANIFEST} is missing from {model_dir}, but {leftovers[0]} shows that Tandem wrote this model; "
+            "restore the whole model, as its answers would be wrong without the manifest."
         )
     if backend == "openvino":
         raise UserError(
-            f"BACKEND=openvino needs the OpenVINO form that training writes; {model_dir} has a bare {MODEL}"
+            f"BACKEND=openvino needs the OpenVINO model that training writes; {model_dir} has a bare {MODEL}."
         )
     if not tensorflow_engine.is_installed():
         raise UserError(
-            f"a bare {MODEL} needs TensorFlow, which this image lacks: use the cpu or the gpu image"
+            f"a bare {MODEL} needs TensorFlow, which this image lacks: use the cpu or the gpu image."
         )
     tensorflow_engine.start(decision, cores)
     model = tensorflow_engine.read_model(model_dir / MODEL)
-    manifest = _assumed(model.input_shape, model.output_shape)
+    manifest = _assume_manifest(model.input_shape, model.output_shape)
     engine = tensorflow_engine.TensorFlowEngine(model, manifest.input_shape, manifest.input_dtype)
     engine.warm_up()
     total = float(engine.predict(np.zeros((1, *manifest.input_shape), manifest.input_dtype)).sum())
     if abs(total - 1) > 0.01:
-        logger.warning("the outputs of %s add up to %.3g, not 1: they are shown as they are", MODEL, total)
+        logger.warning("the outputs of %s add up to %.3g, not 1: they are returned as they are", MODEL, total)
     logger.warning(
-        "no %s beside %s, so defaults are assumed: %s, and labels 0 to %s",
-        MANIFEST,
-        MODEL,
-        manifest.preprocessing,
-        len(manifest.labels) - 1,
+        "there is no %s beside %s, so defaults are assumed: %s, and labels 0 to %s",
+        *(MANIFEST, MODEL, manifest.preprocessing, len(manifest.labels) - 1),
     )
     return engine, manifest
 
 
-def _assumed(input_shape: Sequence[int | None], output_shape: Sequence[int | None]) -> Manifest:
-    """Give the manifest of a model known by its shapes only; UserError when it is no image classifier."""
+def _assume_manifest(input_shape: Sequence[int | None], output_shape: Sequence[int | None]) -> Manifest:
+    """Return default entries for a model's shapes; raises `UserError` if it is not an image classifier."""
     match tuple(input_shape), tuple(output_shape):
         case (_, int(height), int(width), (1 | 3) as channels), (_, int(classes)) if classes > 1:
             pass
         case _:
             raise UserError(
-                f"{MODEL} takes {input_shape} and gives {output_shape}; without a {MANIFEST} only an image "
-                "classifier of a fixed size can be served: (None, height, width, 1 or 3) to (None, 2 or more)"
+                f"{MODEL} maps {input_shape} to {output_shape}; without a {MANIFEST} only an image "
+                "classifier of fixed size can be served: (None, height, width, 1 or 3) to (None, 2 or more)."
             )
     return Manifest(
         labels=tuple(str(index) for index in range(classes)),

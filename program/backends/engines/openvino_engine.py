@@ -1,9 +1,10 @@
-"""OpenVINO computes a bundle on the CPU, without TensorFlow."""
+"""Inference with OpenVINO on the CPU; it needs no TensorFlow."""
 
 import importlib.util
 import logging
 import math
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,15 +18,15 @@ import numpy.typing as npt
 from backends.bundle.manifest import INT8_MODEL, OPENVINO_MODEL
 from tandem.errors import ModelError
 
-#: Rows a call computes at once: as many as have so many values together, between the least and the most. More
-#: take more memory and give no more rows a second (docs/performance.md).
+#: Rows are computed in batches of about BATCH_VALUES input values, but of MIN_ROWS to MAX_ROWS rows. Larger
+#: batches need more memory and are no faster per row (docs/performance.md).
 BATCH_VALUES = 300_000
-LEAST_ROWS, MOST_ROWS = 2, 4
-#: Seconds for which calls that met are taken to come together.
-MEETING_SECONDS = 0.05
-#: Precision → the model's file, and how OpenVINO is to compute what that file leaves open. Without a hint it
-#: would take bfloat16 where the processor has it, and give other answers.
-FORMS = {
+MIN_ROWS, MAX_ROWS = 2, 4
+#: Calls are treated as concurrent until no two of them have overlapped for this many seconds.
+OVERLAP_SECONDS = 0.05
+#: By precision: the model's file, and INFERENCE_PRECISION_HINT for the operations that the file leaves open.
+#: Without a hint OpenVINO uses bfloat16 where the processor supports it, which changes the answers.
+MODELS = {
     "float32": (OPENVINO_MODEL, "f32"),
     "bfloat16": (OPENVINO_MODEL, "bf16"),
     "int8": (INT8_MODEL, "f32"),
@@ -35,37 +36,39 @@ FORMS = {
 class OpenVINOEngine:
     """Compute rows with OpenVINO; `predict` may be called from any thread at any time.
 
-    The model is compiled twice. A call that comes alone has all cores for itself, which halves its time;
-    where calls have met lately they have a core each, which gives a quarter more rows a second.
+    The model is compiled twice, for latency and for throughput. A call that runs alone uses all cores, which
+    halves its time; concurrent calls use one core each, which computes a quarter more rows per second.
     """
 
     name = "openvino"
 
-    def __init__(self, alone: Any, together: Any, cores: int, dtype: str) -> None:
-        # On one core nothing is gained by meeting, and batches save what each call costs, however small.
+    def __init__(self, latency_model: Any, throughput_model: Any, cores: int, dtype: str) -> None:
+        # On a single core concurrency gains nothing, while batches save each call's overhead.
         self.concurrency = cores if cores > 1 else None
-        self._alone = alone
-        self._together = together
-        self._shape = [size.get_length() for size in list(alone.input().partial_shape)[1:]]
-        self.max_batch_rows = min(MOST_ROWS, max(LEAST_ROWS, BATCH_VALUES // math.prod(self._shape)))
+        self._latency_model = latency_model
+        self._throughput_model = throughput_model
+        self._shape = [size.get_length() for size in list(latency_model.input().partial_shape)[1:]]
+        self.max_batch_rows = min(MAX_ROWS, max(MIN_ROWS, BATCH_VALUES // math.prod(self._shape)))
         self._dtype = dtype
         self._tensor = import_openvino().Tensor
-        self._idle: dict[Any, list[Any]] = {alone: [], together: []}  # infer requests, the last used last
+        # Idle inference requests; the most recently used one is last.
+        self._idle: dict[Any, list[Any]] = {latency_model: [], throughput_model: []}
         self._calls = 0
-        self._met = -MEETING_SECONDS
+        self._overlapped_at = -OVERLAP_SECONDS
         self._lock = threading.Lock()
 
     def predict(self, rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Give one float32 answer a row; rows are (n, h, w, c) of the dtype loaded for."""
-        if rows.dtype != self._dtype:  # OpenVINO itself would convert, and cut decimals off
-            raise ModelError(f"got rows of {rows.dtype}, the model was loaded for {self._dtype}")
+        """Return one float32 answer per row; rows are (n, h, w, c) of the dtype given to `load`."""
+        if rows.dtype != self._dtype:  # OpenVINO would convert the rows and truncate decimals
+            raise ModelError(f"got rows of {rows.dtype}, the model was loaded for {self._dtype}.")
         with self._lock:
             now = time.monotonic()
             if self._calls:
-                self._met = now
-            compiled = self._together if now - self._met < MEETING_SECONDS else self._alone
+                self._overlapped_at = now
+            is_concurrent = now - self._overlapped_at < OVERLAP_SECONDS
             self._calls += 1
         try:
+            compiled = self._throughput_model if is_concurrent else self._latency_model
             size = self.max_batch_rows
             if len(rows) <= size:
                 return self._infer(compiled, rows)
@@ -76,8 +79,8 @@ class OpenVINOEngine:
                 self._calls -= 1
 
     def warm_up(self) -> None:
-        """Compute a small and a larger batch, so that no caller pays for what only the first ones cost."""
-        for compiled in (self._alone, self._together):
+        """Compute a small and a larger batch, as the first ones are slow."""
+        for compiled in (self._latency_model, self._throughput_model):
             for count in (1, self.max_batch_rows):
                 self._infer(compiled, np.zeros((count, *self._shape), self._dtype))
 
@@ -96,12 +99,12 @@ class OpenVINOEngine:
 
 
 def is_installed() -> bool:
-    """Whether OpenVINO can be imported, without importing it."""
+    """Return whether OpenVINO can be imported, without importing it."""
     return importlib.util.find_spec("openvino") is not None
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor computes bfloat16 itself; elsewhere OpenVINO would imitate it, and be slower."""
+    """Return whether this processor supports bfloat16; elsewhere OpenVINO emulates it, which is slower."""
     capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities
 
@@ -112,14 +115,14 @@ def load(
     dtype: str = "uint8",
     precision: str = "float32",
     *,
-    lone: bool = False,
+    sequential: bool = False,
 ) -> OpenVINOEngine:
-    """Compile the bundle's OpenVINO form for `cores` cores and rows of `dtype`, and warm it up.
+    """Compile the bundle's OpenVINO model for `cores` cores and rows of `dtype`, and warm it up.
 
-    A `lone` engine is compiled once, for calls that come one after the other.
+    With `sequential` it is compiled once, for latency only, which suits calls that never overlap.
     """
     openvino = import_openvino()
-    file, hint = FORMS[precision]
+    file, hint = MODELS[precision]
     core = openvino.Core()
     model = core.read_model(model_dir / file)
     if dtype != "float32":
@@ -127,70 +130,68 @@ def load(
         steps.input().tensor().set_element_type(openvino.Type(np.dtype(dtype)))
         steps.input().preprocess().convert_element_type(openvino.Type.f32)
         model = steps.build()
-    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": str(cores)}
-    alone = core.compile_model(model, "CPU", {**settings, "NUM_STREAMS": "1"})
-    together = (
-        core.compile_model(model, "CPU", {**settings, "NUM_STREAMS": str(cores)})
-        if cores > 1 and not lone
-        else alone
-    )
-    engine = OpenVINOEngine(alone, together, cores, dtype)
+
+    def compile_model(streams: int) -> Any:
+        settings = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": str(cores),
+            "NUM_STREAMS": str(streams),
+        }
+        return core.compile_model(model, "CPU", settings)
+
+    latency_model = compile_model(1)
+    throughput_model = latency_model if sequential or cores == 1 else compile_model(cores)
+    engine = OpenVINOEngine(latency_model, throughput_model, cores, dtype)
     engine.warm_up()
     return engine
 
 
 def export(model: Any, shape: tuple[int, ...], path: Path) -> None:
-    """Write a Keras model (2 or 3, on TensorFlow) that takes float32 rows of `shape` as .xml and .bin."""
+    """Write a Keras model (2 or 3, on TensorFlow) that takes float32 rows of `shape` as .xml and .bin.
+
+    The model is converted from a temporary SavedModel in the target's folder.
+    """
     import tensorflow as tf
 
     openvino = import_openvino()
-    traced = tf.function(
+    module = tf.Module()
+    module.predict = tf.function(
         lambda rows: tf.cast(model(rows, training=False), tf.float32),
         input_signature=[tf.TensorSpec((None, *shape), tf.float32)],
         autograph=False,
     )
-    with _logging_kept(), _version_told(tf.__version__):
-        converted = openvino.convert_model(traced.get_concrete_function())
+    # Keras 3 wraps TensorFlow's variables. Tracking the model itself would also save Keras's own functions.
+    module.tracked = [each if isinstance(each, tf.Variable) else each.value for each in model.variables]
     path.parent.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(converted, path, compress_to_fp16=False)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet_conversion():
+        tf.saved_model.save(module, folder, signatures=module.predict)
+        openvino.save_model(openvino.convert_model(folder), path, compress_to_fp16=False)
 
 
 @contextmanager
-def _version_told(version: str) -> Iterator[None]:
-    """Tell the converter TensorFlow's version, as it fails to find it on Python 3.13.
-
-    There `exec` no longer sees the names of an earlier `exec` (PEP 667), and OpenVINO 2026.4 deletes one.
-    """
-    from openvino.frontend.tensorflow import utils
-
-    asked = utils.get_environment_setup
-    utils.get_environment_setup = lambda _framework: {"tensorflow": version}
+def _quiet_conversion() -> Iterator[None]:
+    """Hide TensorFlow's progress, and restore the root logger, which a failed conversion leaves silenced."""
+    root, *savers = (logging.getLogger(name) for name in (None, "tensorflow", "absl"))
+    levels = {logger: logger.level for logger in (root, *savers)}
+    filters, handlers = root.filters[:], root.handlers[:]
+    for logger in savers:
+        logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        utils.get_environment_setup = asked
-
-
-@contextmanager
-def _logging_kept() -> Iterator[None]:
-    """Give the root logger back as it was: a conversion silences it, and leaves it so when it fails."""
-    root = logging.getLogger()
-    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
-    try:
-        yield
-    finally:
-        root.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
         root.filters[:], root.handlers[:] = filters, handlers
 
 
 def import_openvino() -> Any:
     """Import OpenVINO without its telemetry.
 
-    The bare import reports to Google Analytics unless the user opted out, writes to the home directory and
-    forks. Where openvino_telemetry is not to be found it uses a stub of its own that does nothing.
+    OpenVINO reports to Google Analytics unless the user opted out, writes to the home directory and forks.
+    Where openvino_telemetry cannot be imported, it uses a stub of its own that does nothing.
     """
     if "openvino" not in sys.modules:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # "not to be found"
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # import raises ImportError
     import openvino
 
     return openvino

@@ -1,1 +1,1 @@
-"""What training any Keras network needs: checkpoints, several GPUs and hosts."""
+"""What training needs besides the model: replicas and hosts, checkpoints, mixed precision."""

@@ -1,4 +1,4 @@
-"""JSON and lists of arrays in one .npz file that proves by itself to be whole; nothing in it is unpickled."""
+"""A checkpoint's file format: JSON and lists of arrays in an .npz file that ends with its own SHA-256."""
 
 import hashlib
 import io
@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: The archive's comment, its last bytes: the SHA-256, in hexadecimal, of all that stands before.
+#: The archive's comment, the file's last bytes: the SHA-256 of all bytes before it, in hexadecimal.
 _DIGEST_SIZE = 64
 _HEAD = "head"
 _COUNTS = "counts"
-#: Bytes that each array takes beside its contents: headers, and its name twice.
+#: Bytes that each array needs besides its contents and its name.
 _MARGIN = 512
 
 Members = dict[str, npt.NDArray[Any]]
 
 
 def pack(head: Mapping[str, Any], arrays: Mapping[str, Sequence[npt.NDArray[Any]]]) -> Members:
-    """Give the file's members by name; the first is `head`, as JSON. Raises `ValueError` for objects."""
+    """Return the archive's members by name, first `head` as JSON. Raises `ValueError` for object arrays."""
     members = {
         f"{name}/{index}": np.asarray(array)
         for name, listed in arrays.items()
@@ -31,18 +31,18 @@ def pack(head: Mapping[str, Any], arrays: Mapping[str, Sequence[npt.NDArray[Any]
     }
     for name, array in members.items():
         if array.dtype.kind not in "biufc":
-            raise ValueError(f"{name} is of {array.dtype}; expected numbers that NumPy knows")
+            raise ValueError(f"{name} is an array of {array.dtype}, expected numbers.")
     text = json.dumps({**head, _COUNTS: {name: len(listed) for name, listed in arrays.items()}})
     return {_HEAD: np.frombuffer(text.encode(), np.uint8), **members}
 
 
 def count_bytes(members: Members) -> int:
-    """Give the size of the file that `write` makes, or a little more."""
+    """Return the size of the file that `write` creates, or a little more."""
     return sum(array.nbytes + len(name) * 2 + _MARGIN for name, array in members.items())
 
 
 def write(path: Path, members: Members) -> None:
-    """Write the file, its own hash at its end; it is on the disk when this returns."""
+    """Write the file with its hash at the end, and sync it to disk."""
     with path.open("w+b") as file:
         with zipfile.ZipFile(file, "w") as archive:
             archive.comment = bytes(_DIGEST_SIZE)
@@ -59,26 +59,26 @@ def write(path: Path, members: Members) -> None:
 
 
 def verify(path: Path) -> None:
-    """Raise `ValueError` unless the file ends with the hash of the rest of it; nothing is parsed."""
+    """Raise `ValueError` unless the file ends with the hash of its other bytes; nothing is parsed."""
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END) - _DIGEST_SIZE
         if size <= 0:
-            raise ValueError(f"it has {size + _DIGEST_SIZE} bytes")
+            raise ValueError(f"it has only {size + _DIGEST_SIZE} bytes")
         file.seek(0)
         digest = _hash(file, size)
         if file.read() != digest:
-            raise ValueError("its SHA-256 is not the one it was written with")
+            raise ValueError("its SHA-256 is not the one stored in it")
 
 
 def read_head(path: Path) -> dict[str, Any]:
-    """Read the head alone of a file that `verify` has passed."""
+    """Return the head of a file that `verify` has accepted."""
     with np.load(path, allow_pickle=False) as archive:
         head: dict[str, Any] = json.loads(archive[_HEAD].tobytes())
     return head
 
 
 def read_arrays(path: Path) -> dict[str, list[npt.NDArray[Any]]]:
-    """Read the arrays of a file that `verify` has passed, each bit by bit in its shape and dtype."""
+    """Return the arrays of a file that `verify` has accepted; nothing is unpickled."""
     counts = read_head(path)[_COUNTS]
     with np.load(path, allow_pickle=False) as archive:
         return {
@@ -87,7 +87,7 @@ def read_arrays(path: Path) -> dict[str, list[npt.NDArray[Any]]]:
 
 
 def _hash(file: io.BufferedReader | io.BufferedRandom, size: int) -> bytes:
-    """Give the SHA-256 of the next `size` bytes, in hexadecimal."""
+    """Return the SHA-256 of the next `size` bytes, in hexadecimal."""
     digest = hashlib.sha256()
     while block := file.read(min(size, 1 << 20)):
         digest.update(block)

@@ -1,1 +1,1 @@
-"""Picture files: what they claim, what is allowed, and their pixels."""
+"""Image files: their headers, their limits and their pixels."""

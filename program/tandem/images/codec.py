@@ -1,4 +1,4 @@
-"""Pictures in, arrays out: decoding, and preprocessing that training and serving share as data."""
+"""Decoding of images, and the preprocessing that training and serving share as data."""
 
 import functools
 import os
@@ -18,7 +18,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 Pixels = npt.NDArray[np.uint8]
 
-# The rule's name → OpenCV's methods for the sides that shrink and for those that grow.
+# OpenCV's methods for sides that shrink and for sides that grow, by name.
 _INTERPOLATIONS = {
     "area_or_cubic": ("INTER_AREA", "INTER_CUBIC"),
     "area_or_linear": ("INTER_AREA", "INTER_LINEAR"),
@@ -30,11 +30,11 @@ _RESIZES = ("stretch", "pad", "crop")
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes a row, as data that travels with the model.
+    """How an image becomes a row, as data that is stored with the model.
 
-    `resize`: "stretch" ignores the proportions, "pad" keeps them between black bars, "crop" keeps them and
-    cuts the longer side, both centred. `interpolation` names one method for sides that shrink and one for
-    those that grow. Then each value becomes value * scale + offset. Wrong values raise UserError.
+    `resize`: "stretch" ignores the proportions, "pad" keeps them with black bars, "crop" keeps them and cuts
+    the longer side; both center the image. `interpolation` names one method for sides that shrink and one
+    for sides that grow. Then each value becomes value * scale + offset. Wrong values raise UserError.
     """
 
     height: int
@@ -63,7 +63,7 @@ class Preprocessing:
         }
         for name, (valid, expected) in allowed.items():
             if not valid:
-                raise UserError(f"preprocessing: {name} is {getattr(self, name)!r}, expected {expected}")
+                raise UserError(f"preprocessing: {name} is {getattr(self, name)!r}; expected {expected}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -72,31 +72,31 @@ class Preprocessing:
 
     @property
     def dtype(self) -> str:
-        """The type of a row's values: uint8 where pixels stay as they are, else float32."""
+        """The type of a row's values: uint8 if pixels stay unchanged, else float32."""
         return "uint8" if self.scale == 1 and self.offset == 0 else "float32"
 
     def as_dict(self) -> dict[str, Any]:
-        """Give plain JSON for the manifest."""
+        """Return plain JSON for the manifest."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Preprocessing":
-        """Read what `as_dict` gave; UserError for a missing, unknown or wrong entry."""
+        """Read the output of `as_dict`; raise UserError for a missing, unknown or wrong entry."""
         known = {entry.name for entry in fields(cls)}
         if data.keys() != known:
             raise UserError(
-                f"preprocessing: got the entries {', '.join(sorted(map(str, data)))}, "
+                f"preprocessing has the entries {', '.join(sorted(map(str, data)))}; "
                 f"expected {', '.join(sorted(known))}"
             )
         return cls(**data)
 
 
 def decode(body: bytes) -> Pixels:
-    """Decode a picture file to RGB, uint8 (height, width, 3), upright by its EXIF orientation.
+    """Decode an image file to RGB, uint8 (height, width, 3), upright by its EXIF orientation.
 
-    Grey and palette pictures become RGB, 16 bits a channel become 8, CMYK is converted, an alpha channel is
-    dropped, and of several pages or frames the first is taken. Bytes after a complete picture are ignored.
-    ImageError's `kind` and sentence say what is wrong: empty, not a picture, cut off, damaged, too large…
+    Grey and palette images become RGB, 16 bits per channel become 8, CMYK is converted, an alpha channel is
+    dropped, and only the first page or frame is read. Bytes after a complete image are ignored.
+    Raises ImageError, whose `kind` is one of `IMAGE_REFUSALS`.
     """
     kind, width, height, needed = read_header(body)
     cv2 = _cv2()
@@ -107,15 +107,15 @@ def decode(body: bytes) -> Pixels:
     if decoded is None or decoded.shape not in ((height, width, 3), (width, height, 3)):
         raise ImageError(
             "image_damaged",
-            f"the {kind} picture of {width} x {height} pixels is damaged or of a kind that cannot be read",
+            f"the {kind} image of {width} x {height} pixels is damaged or of an unsupported kind",
         )
     return np.asarray(decoded, dtype=np.uint8)
 
 
 def read(path: Path) -> Pixels:
-    """Decode the picture in a file as `decode` does, and leave a file alone that is too large to be one.
+    """Decode the image in a file as `decode` does; a file that is too large is not read.
 
-    Only the open file is asked for its size: where a file system streams from S3, a name costs a request.
+    The size comes from the open file: on a file system that streams from S3, a look-up by name is a request.
     """
     with path.open("rb", buffering=0) as file:
         check_bytes(os.fstat(file.fileno()).st_size)
@@ -124,19 +124,19 @@ def read(path: Path) -> Pixels:
 
 
 def from_array(array: npt.ArrayLike) -> Pixels:
-    """Take an array as an RGB picture: (h, w), (h, w, 1) or (h, w, 3), 0 to 255; gives uint8 (h, w, 3).
+    """Return an array of (h, w), (h, w, 1) or (h, w, 3), 0 to 255, as an RGB image: uint8 (h, w, 3).
 
-    Values between two integers are rounded. Values scaled to 0..1 are refused rather than taken as black.
+    Values are rounded. Values scaled to 0..1 are rejected; as pixels they would be black.
     """
     try:
         values = np.asarray(array)
     except ValueError as error:  # rows of different lengths
-        raise UserError("the rows of the array differ in length, expected (height, width, 3)") from error
+        raise UserError("the rows of the array differ in length; expected (height, width, 3)") from error
     if values.ndim == 2:
         values = values[..., np.newaxis]
     if values.ndim != 3 or values.shape[2] not in (1, 3) or not values.size:
         raise UserError(
-            f"got an array of shape {np.shape(array)}, expected (height, width, 3), (…, 1) or (height, width)"
+            f"the array has the shape {np.shape(array)}; expected (height, width), (…, 1) or (…, 3)"
         )
     check_size("array's", values.shape[1], values.shape[0])
     if values.dtype != np.uint8:
@@ -145,7 +145,7 @@ def from_array(array: npt.ArrayLike) -> Pixels:
 
 
 def preprocess(image: Pixels, spec: Preprocessing) -> npt.NDArray[Any]:
-    """Turn an RGB picture, uint8 (h, w, 3), into one contiguous row of `spec.shape` and `spec.dtype`."""
+    """Return an RGB image, uint8 (h, w, 3), as a contiguous row of `spec.shape` and `spec.dtype`."""
     cv2 = _cv2()
     if spec.color_order == "GRAY":
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -158,7 +158,7 @@ def preprocess(image: Pixels, spec: Preprocessing) -> npt.NDArray[Any]:
 
 
 def _fit(image: Pixels, spec: Preprocessing) -> Pixels:
-    """Bring a picture to the size asked for, by the rule asked for."""
+    """Return an image in the size and by the rule of `spec`."""
     height, width = image.shape[:2]
     if spec.resize == "stretch":
         return _resize(image, spec.height, spec.width, spec.interpolation)
@@ -175,7 +175,7 @@ def _fit(image: Pixels, spec: Preprocessing) -> Pixels:
 
 
 def _resize(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
-    """Shrink first and grow then, since averaging areas serves only sides that shrink."""
+    """Resize in two steps: averaging areas is only right for sides that shrink."""
     cv2 = _cv2()
     shrink, grow = (getattr(cv2, name) for name in _INTERPOLATIONS[interpolation])
     smaller = (min(width, image.shape[1]), min(height, image.shape[0]))
@@ -190,12 +190,10 @@ def _to_bytes(values: npt.NDArray[Any]) -> Pixels:
     if values.dtype.kind not in "uif" or not (
         np.isfinite(values).all() and values.min() >= 0 and values.max() <= 255
     ):
-        raise UserError(f"got an array of {values.dtype}, expected numbers from 0 to 255")
+        raise UserError(f"the array's values of type {values.dtype} are not all numbers from 0 to 255")
     rounded = np.rint(values)
     if values.max() <= 1 and (rounded != values).any():
-        raise UserError(
-            "the array's values lie between 0 and 1, expected pixels from 0 to 255: send them unscaled"
-        )
+        raise UserError("the array's values are between 0 and 1; expected unscaled pixels from 0 to 255")
     pixels: Pixels = rounded.astype(np.uint8)
     return pixels
 
@@ -210,11 +208,13 @@ def _is_finite(value: Any) -> bool:
 
 @functools.cache
 def _cv2() -> Any:
-    """Import OpenCV, quiet, and without threads of its own: callers decode in parallel already."""
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # the same, where it allocates
-    import cv2  # noqa: PLC0415 - 0.15 s that a process without pictures need not spend
+    """Import OpenCV, without log lines and threads of its own: callers decode in parallel already."""
+    os.environ.setdefault(
+        "OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS)
+    )  # the same limit where OpenCV allocates
+    import cv2  # noqa: PLC0415 - it takes 0.15 s, and not every process decodes images
 
     cv2.setNumThreads(1)
-    # OpenCV 4, which the CUDA 11 image has, calls it by another name; 0 is silent in both.
+    # The function's name differs in OpenCV 4, which the CUDA 11 image has; 0 is silent in both.
     (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
     return cv2

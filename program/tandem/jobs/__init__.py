@@ -1,1 +1,1 @@
-"""A training job: what it was given, how it is watched, how it ends."""
+"""Training jobs: their configuration, their supervision and their failures."""

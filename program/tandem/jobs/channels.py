@@ -1,4 +1,4 @@
-"""The training data of a channel, listed once and in an order that no file system decides."""
+"""Input channels, and the labelled files of a channel in a fixed order."""
 
 import logging
 import os
@@ -12,9 +12,9 @@ from tandem.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 5  # names in a message
+MAX_NAMES = 5  # in a message
 
-#: How the platform may give a channel: copied, mounted for streaming, or as a FIFO an epoch.
+#: How the platform delivers a channel: copied, mounted for streaming, or as one FIFO per epoch.
 INPUT_MODES = ("File", "FastFile", "Pipe")
 
 
@@ -22,7 +22,7 @@ INPUT_MODES = ("File", "FastFile", "Pipe")
 class Channel:
     """One input channel as inputdataconfig.json describes it.
 
-    `directory` holds the files of a File or FastFile channel; a Pipe channel has a FIFO an epoch beside it,
+    `directory` has the files of a File or FastFile channel. A Pipe channel has one FIFO per epoch beside it,
     `<directory>_<epoch>`. `sharded`: this host has only its part of the objects (ShardedByS3Key).
     """
 
@@ -35,14 +35,14 @@ class Channel:
 
     @property
     def is_pipe(self) -> bool:
-        """Whether the data comes through FIFOs, of which no folder shows anything beforehand."""
+        """Whether the data comes through FIFOs."""
         return self.input_mode == "Pipe"
 
     @classmethod
     def from_config(cls, name: str, directory: Path, config: Mapping[str, Any]) -> "Channel":
-        """Read one entry of inputdataconfig.json; what it leaves out has SageMaker's default.
+        """Read one entry of inputdataconfig.json; missing values have SageMaker's defaults.
 
-        Raises `UserError` for an input mode that SageMaker does not have.
+        Raises `UserError` for an unknown input mode.
         """
         mode = str(config.get("TrainingInputMode") or "File")
         if mode not in INPUT_MODES:
@@ -61,7 +61,7 @@ class Channel:
 
 
 def check_content_type(channel: Channel, allowed: Sequence[str]) -> None:
-    """Raise `UserError` if a channel says what its content is and that is none of the allowed types."""
+    """Raise `UserError` if a channel declares a content type that is not allowed."""
     if channel.content_type and allowed and channel.content_type not in allowed:
         raise UserError(
             f"the channel '{channel.name}' has ContentType {channel.content_type!r:.60}; expected "
@@ -74,9 +74,9 @@ def labelled_files(
 ) -> list[tuple[Path, str]]:
     """Return every file with one of the suffixes (in any case) and its label, sorted by label, then path.
 
-    The label is the first folder below the channel; folders nested deeper belong to it. Hidden files
-    and folders and macOS's `__MACOSX` do not count. Links are followed, except back into a parent.
-    Raises UserError, saying what was found instead, unless there are files of `minimum_classes` labels.
+    The label is the first folder below the channel; deeper folders belong to it. Hidden files and folders
+    and macOS's `__MACOSX` are ignored. Links are followed, except back into a parent. Raises UserError,
+    which names what was found, unless there are files of `minimum_classes` labels.
     """
     wanted = tuple(sorted({suffix.lower() for suffix in suffixes}))
     expected = f"expected one folder per class with {_listed(wanted, 'or')} files"
@@ -91,7 +91,7 @@ def labelled_files(
             if path.lower().endswith(wanted):
                 found.append((label, path))
             else:
-                others[os.path.splitext(path)[1].lower() or "no suffix"] += 1  # noqa: PTH122 - a million times
+                others[os.path.splitext(path)[1].lower() or "no suffix"] += 1  # noqa: PTH122 - called a million times
         if len(found) == before:
             logger.warning(
                 "%s has no %s file in its folder %s", where, _listed(wanted, "or"), _printable(label)
@@ -118,7 +118,7 @@ def labelled_files(
 
 
 def _top(directory: Path, channel: str, expected: str) -> tuple[list[str], list[str]]:
-    """Return the names of the folders and of the files right in the channel."""
+    """Return the names of the folders and of the files at the top of the channel."""
     where = f"the channel '{channel}'"
     if not directory.exists():
         raise UserError(f"{where} is missing: there is no folder {directory}; {expected}")
@@ -137,21 +137,21 @@ def _top(directory: Path, channel: str, expected: str) -> tuple[list[str], list[
 
 def _files(directory: Path, label: str, channel: str) -> Iterator[str]:
     """Yield the paths of all files below one class's folder."""
-    root = os.stat(directory)  # noqa: PTH116 - the loop below stats strings too
+    root = os.stat(directory)  # noqa: PTH116 - as in the loop below
     pending = [(os.path.join(directory, label), frozenset({(root.st_dev, root.st_ino)}))]  # noqa: PTH118
     while pending:
         folder, parents = pending.pop()
         status = os.stat(folder)  # noqa: PTH116
         identity = (status.st_dev, status.st_ino)
         if identity in parents:
-            continue  # a link back into a folder that holds it
+            continue  # a link back to a parent
         for entry in _entries(folder, channel):
             if entry.is_dir():
                 pending.append((entry.path, parents | {identity}))
             elif entry.is_file():
                 yield entry.path
             else:
-                logger.warning("%s is no file and leads to none; left out", _printable(entry.path))
+                logger.warning("%s is not a file or a link to one; left out", _printable(entry.path))
 
 
 def _entries(folder: str, channel: str) -> list[os.DirEntry[str]]:
@@ -163,7 +163,7 @@ def _entries(folder: str, channel: str) -> list[os.DirEntry[str]]:
 
 
 def _misplaced(directory: Path, labels: Sequence[str], found: Sequence[tuple[str, str]]) -> str:
-    """Return a hint if the folders of the classes lie one level too deep."""
+    """Return a hint if the folders of the classes are one level too deep."""
     if len(labels) != 1:
         return ""
     inside = {Path(path).relative_to(directory / labels[0]).parts for _, path in found}
@@ -187,9 +187,9 @@ def _kinds(others: Counter[str]) -> str:
 
 
 def _listed(names: Sequence[str], word: str = "") -> str:
-    shown = [_printable(name) for name in names[:SHOWN]]
-    if len(names) > SHOWN and not word:
-        return f"{', '.join(shown)} and {len(names) - SHOWN} more"
+    shown = [_printable(name) for name in names[:MAX_NAMES]]
+    if len(names) > MAX_NAMES and not word:
+        return f"{', '.join(shown)} and {len(names) - MAX_NAMES} more"
     if word and len(names) > 1:
         return f"{', '.join(names[:-1])} {word} {names[-1]}"
     return ", ".join(shown)

@@ -1,4 +1,4 @@
-"""A training job: what the platform laid out under its root, as one object."""
+"""A training job: what the platform laid out below its root, as one object."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tandem.errors import UserError
 from tandem.jobs.channels import Channel
@@ -17,17 +17,19 @@ from tandem.runtime.devices import Decision
 
 logger = logging.getLogger(__name__)
 
+H = TypeVar("H")
+
 
 @dataclass(frozen=True)
-class TrainingJob:
-    """One training job; every path hangs on `base_dir` (`/opt/ml` on the platform)."""
+class JobConfig:
+    """A job as the platform configures it; every path is below `base_dir` (`/opt/ml` on the platform)."""
 
     base_dir: Path
-    #: the platform's name for the job; a plain process has none
+    #: the platform's name for the job; empty outside the platform
     name: str = ""
     channels: Mapping[str, Channel] = field(default_factory=dict)
-    #: the strings of hyperparameters.json until the algorithm's declaration has typed them
-    hyperparameters: Any = field(default_factory=dict)
+    #: hyperparameters.json as it is: most often strings, with the platform's own keys among them
+    raw_hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     hosts: tuple[str, ...] = ("algo-1",)
     current_host: str = "algo-1"
     #: the interface between the hosts as resourceconfig.json names it; it need not exist
@@ -39,7 +41,7 @@ class TrainingJob:
     #: resourceconfig.json and inputdataconfig.json as they are, for programs that read them so
     resource_config: Mapping[str, Any] = field(default_factory=dict)
     input_data_config: Mapping[str, Any] = field(default_factory=dict)
-    decision: Decision = field(default_factory=lambda: Decision(device="cpu", reason="not asked yet"))
+    decision: Decision = field(default_factory=lambda: Decision(device="cpu", reason="not decided yet"))
     #: set when the platform wants the job to end: finish the step, save, return
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -55,12 +57,12 @@ class TrainingJob:
 
     @property
     def rank(self) -> int:
-        """This host's place among `hosts`, from 0."""
+        """This host's index in `hosts`."""
         return self.hosts.index(self.current_host)
 
     @classmethod
-    def load(cls, base_dir: Path) -> TrainingJob:
-        """Read `input/config` below `base_dir`; files that are not there mean one host and no parameters.
+    def load(cls, base_dir: Path) -> JobConfig:
+        """Read `input/config` below `base_dir`; without its files, a job has one host and no parameters.
 
         Raises `UserError` naming the file that cannot be read.
         """
@@ -83,14 +85,24 @@ class TrainingJob:
             resource_config=resources,
             input_data_config=inputs,
             channels=_find_channels(base_dir / "input" / "data", inputs),
-            hyperparameters=_read_object(config / "hyperparameters.json"),
+            raw_hyperparameters=_read_object(config / "hyperparameters.json"),
             hosts=tuple(hosts),
             current_host=current_host,
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob(JobConfig, Generic[H]):
+    """What train() is called with: the job's configuration, and its hyperparameters.
+
+    `hyperparameters` is an instance of the algorithm's declaration, or the raw mapping without one.
+    """
+
+    hyperparameters: H
+
+
 def _read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; a missing file is an empty one, as a plain local tree has it."""
+    """Return a file's JSON object, empty if the file is missing, as in a local tree."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -105,15 +117,15 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _find_checkpoints(base_dir: Path) -> Path | None:
-    """Find the folder that the platform keeps copying to S3; None where the job did not ask for one.
+    """Return the folder that the platform copies to S3; None if the job does not ask for one.
 
     Raises `UserError` for a folder inside model/, all of which is uploaded as the model.
     """
     config, usual = "checkpointconfig.json", base_dir / "checkpoints"
     path = _find_named(base_dir, config)
     if path is None:
-        is_asked = usual.is_dir() or _read_object(base_dir / "input" / "config" / config)
-        return usual if is_asked else None
+        is_wanted = usual.is_dir() or _read_object(base_dir / "input" / "config" / config)
+        return usual if is_wanted else None
     if path.resolve().is_relative_to((base_dir / "model").resolve()):
         raise UserError(
             f"{config}: LocalPath is {path}, inside model/, which is uploaded as the model; expected a "
@@ -123,7 +135,7 @@ def _find_checkpoints(base_dir: Path) -> Path | None:
 
 
 def _find_named(base_dir: Path, config: str) -> Path | None:
-    """Find the folder that one of the platform's files names; a path below /opt/ml counts from `base_dir`."""
+    """Return the folder that a configuration file names; a path below /opt/ml counts from `base_dir`."""
     named = _read_object(base_dir / "input" / "config" / config).get("LocalPath")
     if not named:
         return None
@@ -132,7 +144,7 @@ def _find_named(base_dir: Path, config: str) -> Path | None:
 
 
 def _find_channels(data: Path, configured: Mapping[str, Any]) -> dict[str, Channel]:
-    """Give the channels that inputdataconfig.json lists, and without that file the folders that are there."""
+    """Return the channels that inputdataconfig.json lists, or without that file one for each folder."""
     if configured:
         return {
             name: Channel.from_config(name, data / name, entry if isinstance(entry, dict) else {})
@@ -143,16 +155,16 @@ def _find_channels(data: Path, configured: Mapping[str, Any]) -> dict[str, Chann
     return {entry.name: Channel(entry.name, entry) for entry in sorted(data.iterdir()) if entry.is_dir()}
 
 
-def warn_of_unlisted(job: TrainingJob) -> None:
-    """Say in the log which folders of input/data are no channels, because inputdataconfig.json has others."""
+def warn_of_unlisted(job: JobConfig) -> None:
+    """Log the folders of input/data that are not channels because inputdataconfig.json does not list them."""
     data = job.base_dir / "input" / "data"
     if not job.input_data_config or not data.is_dir():
         return
     names = sorted(entry.name for entry in data.iterdir() if entry.is_dir() and entry.name[0] != ".")
     if unlisted := [name for name in names if name not in job.channels]:
         logger.warning(
-            "%s holds %s, which inputdataconfig.json does not list: not used. Add %s there to use it, or "
-            "take the file away: then every folder is a channel",
+            "%s contains %s, which inputdataconfig.json does not list: not used. Add %s there to use it, or "
+            "remove the file: then every folder is a channel",
             data,
             ", ".join(unlisted),
             json.dumps({unlisted[0]: {"TrainingInputMode": "File"}}),
@@ -160,12 +172,12 @@ def warn_of_unlisted(job: TrainingJob) -> None:
 
 
 def warn_without_model(base_dir: Path) -> None:
-    """Say in the log that a job left nothing in model/, where this host is the one to leave it."""
+    """Log a warning if a job left nothing in model/ and this host is the one that saves the model."""
     with contextlib.suppress(UserError, OSError):
-        job = TrainingJob.load(base_dir)
+        job = JobConfig.load(base_dir)
         if not job.rank and not any(job.model_dir.iterdir()):
             logger.warning(
-                "the program ended well, but left nothing in %s: the job will have no model. Save it there; "
+                "the program succeeded, but left nothing in %s: the job will have no model. Save it there; "
                 "SM_MODEL_DIR names the folder",
                 job.model_dir,
             )

@@ -1,4 +1,4 @@
-"""A job's work in a process of its own, watched by one that outlives it and can say why it ended."""
+"""Supervision: the job runs in a child process, and this one reports how it ended."""
 
 from __future__ import annotations
 
@@ -24,29 +24,28 @@ logger = logging.getLogger(__name__)
 
 #: Typed at a terminal, these reach both processes at once.
 TYPED = (signal.SIGINT, signal.SIGQUIT)
-#: Passed on to the working process.
+#: Forwarded to the child.
 FORWARDED = (*TYPED, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-#: The process that watches, by its number, for a working process that starts itself anew.
+#: The number of the watching process, for a child that executes the program again.
 WATCHER = "TANDEM_WATCHER"
-#: Bytes of the end of standard error that are kept.
+#: Bytes to keep of the end of standard error.
 KEPT = 65536
 PR_SET_PDEATHSIG = 1
 
 
-def supervise(work: Callable[[], int], output_dir: Path, look_back: Callable[[], None]) -> int:
-    """Run `work` in a child process and give the exit status; a child that fails leaves `output/failure`.
+def supervise(work: Callable[[], int], output_dir: Path, on_success: Callable[[], None]) -> int:
+    """Run `work` in a child process; return its exit status, and write `output/failure` if it failed.
 
-    After one that ended well, `look_back` is called, here.
-
-    Signals reach the child, its orphans are reaped, and its standard error passes through here, so that its
-    end can be told. Only this process comes back from here, except that the child does with its own status.
+    If it succeeded, `on_success` is called in this process. Signals are forwarded to the child, its orphans
+    are reaped, and its standard error passes through this process, which can quote the end of it. The child
+    returns from here too, with the status of `work`.
     """
-    if os.environ.get(WATCHER) == str(os.getppid()):  # the child has started itself anew
+    if os.environ.get(WATCHER) == str(os.getppid()):  # the child has executed the program again
         _prepare_work()
         return work()
     configure_logging(logging.INFO)
     with contextlib.suppress(OSError):
-        (output_dir / "failure").unlink()  # an earlier job's, in a local tree
+        (output_dir / "failure").unlink()  # of an earlier job in a local tree
     before = count_memory_kills() or 0
     signal.pthread_sigmask(signal.SIG_BLOCK, {*FORWARDED, signal.SIGCHLD})
     reader, writer = os.pipe()
@@ -63,16 +62,16 @@ def supervise(work: Callable[[], int], output_dir: Path, look_back: Callable[[],
     code = os.waitstatus_to_exitcode(status)
     kills = (count_memory_kills() or 0) - before
     if kills:
-        logger.warning("the kernel killed %d process(es) of this job for want of memory", kills)
+        logger.warning("the kernel killed %d process(es) of this job because memory ran out", kills)
     if code:
-        _tell(output_dir, code, echo.end, kills)
+        _report_failure(output_dir, code, echo.end, kills)
     else:
-        look_back()
+        on_success()
     return code if code >= 0 else 128 - code
 
 
-def _tell(output_dir: Path, code: int, errors: str, kills: int) -> None:
-    """Write the failure unless the child has; where the kernel killed part of the job, that comes first."""
+def _report_failure(output_dir: Path, code: int, errors: str, kills: int) -> None:
+    """Write the failure unless the child did; a kill by the kernel precedes it as the cause."""
     path = output_dir / "failure"
     if path.exists():
         if not kills:
@@ -80,7 +79,7 @@ def _tell(output_dir: Path, code: int, errors: str, kills: int) -> None:
         failure = describe_lost_process(path.read_text(encoding="utf-8", errors="replace"))
         path.unlink()
     elif code > 0 and not kills and not os.access(f"{output_dir}/.", os.W_OK):
-        return  # the child could not leave its failure there either; its log has it
+        return  # the child could not write it either; the log has it
     else:
         failure = describe_ending(code, errors, kills)
     logger.error("training failed: %s", failure)
@@ -88,11 +87,13 @@ def _tell(output_dir: Path, code: int, errors: str, kills: int) -> None:
 
 
 def _wait(child: int) -> int:
-    """Pass signals on until the child has ended, reaping the orphans of the job; give its status."""
+    """Forward signals and reap orphans until the child has ended; return its status."""
     while True:
         received = signal.sigwaitinfo({*FORWARDED, signal.SIGCHLD})
         if received.si_signo != signal.SIGCHLD:
-            is_typed = received.si_code > 0 and received.si_signo in TYPED  # above 0: no process sent it
+            is_typed = (
+                received.si_code > 0 and received.si_signo in TYPED
+            )  # above 0: from the terminal, not from a process
             if not is_typed:
                 os.kill(child, received.si_signo)
             continue
@@ -104,7 +105,7 @@ def _wait(child: int) -> int:
 
 
 def _become_child(errors: int) -> None:
-    """Make this process the one that works: it dies with its watcher, which hears its standard error."""
+    """Prepare the child: it dies with its parent, which reads its standard error."""
     watcher = os.getppid()
     os.environ[WATCHER] = str(watcher)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -115,7 +116,7 @@ def _become_child(errors: int) -> None:
 
 
 def _prepare_work() -> None:
-    """Tell where native code fails, and end on a stop until the work sets handlers of its own."""
+    """Report crashes of native code, and exit on a stop until the work has its own handlers."""
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         sys.exit(128 + number)
@@ -127,14 +128,14 @@ def _prepare_work() -> None:
 
 
 def restore_signals(environ: Mapping[str, str]) -> dict[str, str]:
-    """Undo what Python and this module changed, for another program in this process; give its environment."""
+    """Reset the signals that Python and this module changed; return the environment for another program."""
     for number in (*FORWARDED, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     return {name: value for name, value in environ.items() if name != WATCHER}
 
 
 class _Echo:
-    """Pass on what arrives at `reader` to this process's standard error, and keep the end of it."""
+    """Copy `reader` to this process's standard error and keep the end of it."""
 
     def __init__(self, reader: int) -> None:
         self._reader = reader
@@ -145,7 +146,7 @@ class _Echo:
         self._thread.start()
 
     def finish(self) -> None:
-        """Pass on all that has arrived and end, even if somebody still holds the other end open."""
+        """Copy what has arrived and stop, even if the other end is still open."""
         os.close(self._stop)
         self._thread.join()
         os.close(self._stopped)
@@ -153,7 +154,7 @@ class _Echo:
 
     @property
     def end(self) -> str:
-        """The end of what arrived, at most `KEPT` bytes."""
+        """The last `KEPT` bytes that arrived."""
         return self._end.decode("utf-8", "replace")
 
     def _run(self) -> None:
@@ -163,11 +164,11 @@ class _Echo:
         is_open = True
         while is_open:
             stopping = any(descriptor == self._stopped for descriptor, _ in poll.poll())
-            is_open = self._pass_on() and not stopping
+            is_open = self._copy() and not stopping
 
-    def _pass_on(self) -> bool:
-        """Pass on what is there; say whether more may come."""
-        for _ in range(64):  # an orphan that never stops writing must not keep us
+    def _copy(self) -> bool:
+        """Copy the available data; return whether more may come."""
+        for _ in range(64):  # an orphan may never stop writing
             try:
                 data = os.read(self._reader, KEPT)
             except BlockingIOError:
@@ -179,6 +180,6 @@ class _Echo:
             try:
                 while data:
                     data = data[os.write(2, data) :]
-            except OSError:  # nobody reads it any more
+            except OSError:  # standard error is closed
                 continue
         return True

@@ -1,4 +1,4 @@
-"""Gzip recognised by its first bytes and taken off, whatever a name or a configuration says."""
+"""Decompression of gzip streams, recognized by their first bytes and not by a name."""
 
 import gzip
 import io
@@ -10,16 +10,16 @@ MAGIC = b"\x1f\x8b\x08"
 
 
 def decompress(stream: io.BufferedReader, name: str) -> io.BufferedReader:
-    """Give the stream itself, or what it holds compressed by gzip, in one member or several.
+    """Return the stream itself, or the decompressed content if it is gzip, of one or more members.
 
-    Closing what is given closes `stream`. Reading raises `UserError` where the gzip is damaged or cut off.
+    Closing the result closes `stream`. Reading raises `UserError` if the gzip is damaged or cut off.
     """
     if stream.peek(len(MAGIC))[: len(MAGIC)] != MAGIC:
         return stream
-    return io.BufferedReader(_Unzipped(stream, name), 1 << 18)
+    return io.BufferedReader(_GzipContent(stream, name), 1 << 18)
 
 
-class _Unzipped(io.RawIOBase):
+class _GzipContent(io.RawIOBase):
     """The content of a gzip stream."""
 
     def __init__(self, stream: io.BufferedReader, name: str) -> None:
@@ -40,7 +40,7 @@ class _Unzipped(io.RawIOBase):
             ) from error
 
     def close(self) -> None:
-        """Close the content and the stream it is read from."""
+        """Close the content and the stream below."""
         if not self.closed:
             self._content.close()
             self._stream.close()

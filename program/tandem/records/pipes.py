@@ -1,4 +1,4 @@
-"""The FIFOs of a Pipe channel, one a pass, read so that a stop and a writer that is late are noticed."""
+"""The FIFOs of a Pipe channel, one per pass; waits end on a stop and after a time limit."""
 
 from __future__ import annotations
 
@@ -17,53 +17,53 @@ from tandem.records.compression import decompress
 
 logger = logging.getLogger(__name__)
 
-#: Seconds to wait for a FIFO to appear, and then each time for its writer: S3 may be slow, but not for ever.
-PATIENCE = 900.0
+#: Seconds to wait for a FIFO to appear, and then each time for its writer.
+TIMEOUT = 900.0
 
-#: Seconds between two lines of the log that say what is waited for.
-REMIND_EVERY = 60.0
+#: Seconds between two log lines of a wait.
+LOG_INTERVAL = 60.0
 
-#: Seconds between two looks at whether the job is to stop.
-LOOK_EVERY = 0.1
+#: Seconds between two checks of whether the job should stop.
+POLL_INTERVAL = 0.1
 
-#: Bytes that are there at the first look at a stream, if it has so many: they tell what it is.
+#: Bytes of the first read, if the stream has them: enough to recognize its format.
 HEAD = 16
 
 
 class PipeStopped(TandemError):
-    """The job is to stop, so nobody waits for the FIFO any longer."""
+    """The job should stop, so the wait for a FIFO ended."""
 
 
 def open_pipe(
-    directory: Path, number: int, stop: threading.Event, patience: float = PATIENCE
+    directory: Path, number: int, stop: threading.Event, timeout: float = TIMEOUT
 ) -> io.BufferedReader:
-    """Open the FIFO `<directory>_<number>`, decompressed where it holds gzip; its end is the pass's end.
+    """Open the FIFO `<directory>_<number>`, decompressed if it is gzip; its end is the end of the pass.
 
-    Closing it early is allowed: its writer sees a broken pipe. Waiting for the FIFO, and while reading for
-    its writer, ends with `PipeStopped` soon after `stop` is set, and with `TandemError` after `patience`
-    seconds. Raises `UserError` for what is no FIFO.
+    It may be closed early: its writer sees a broken pipe. Waiting for the FIFO, or for its writer while
+    reading, raises `PipeStopped` soon after `stop` is set and `TandemError` after `timeout` seconds.
+    Raises `UserError` if the path is not a FIFO.
     """
     path = directory.with_name(f"{directory.name}_{number}")
-    wait = _Wait(f"the FIFO {path} to appear", stop, patience)
+    wait = _Wait(f"the FIFO {path} to appear", stop, timeout)
     while not path.exists():
         wait.check()
-        stop.wait(LOOK_EVERY)
+        stop.wait(POLL_INTERVAL)
     if not stat.S_ISFIFO(path.stat().st_mode):
         raise UserError(
-            f"{path} is not a FIFO, as a channel of TrainingInputMode Pipe has; for files and folders set it "
-            "to File or FastFile."
+            f"{path} is not a FIFO, but its TrainingInputMode is Pipe; for files and folders set it to "
+            "File or FastFile."
         )
-    return decompress(io.BufferedReader(_Fifo(path, stop, patience), 1 << 18), str(path))
+    return decompress(io.BufferedReader(_Fifo(path, stop, timeout), 1 << 18), str(path))
 
 
 def read_lines(
-    directory: Path, number: int, stop: threading.Event, patience: float = PATIENCE
+    directory: Path, number: int, stop: threading.Event, timeout: float = TIMEOUT
 ) -> Iterator[str]:
-    """Yield the lines of one pass, UTF-8, without their ends; a channel of CSV objects is read so.
+    """Yield the UTF-8 lines of one pass without their ends, as for a channel of CSV objects.
 
-    Raises as `open_pipe` does, and `UserError` for what is not UTF-8.
+    Raises the errors of `open_pipe`, and `UserError` for a line that is not UTF-8.
     """
-    with open_pipe(directory, number, stop, patience) as stream:
+    with open_pipe(directory, number, stop, timeout) as stream:
         for count, line in enumerate(stream, start=1):
             try:
                 yield line.decode("utf-8").rstrip("\r\n")
@@ -75,37 +75,37 @@ def read_lines(
 
 
 class _Wait:
-    """One wait, that ends and says meanwhile what it waits for."""
+    """A wait with a time limit, which is logged."""
 
-    def __init__(self, what: str, stop: threading.Event, patience: float) -> None:
+    def __init__(self, what: str, stop: threading.Event, timeout: float) -> None:
         self._what = what
         self._stop = stop
-        self._patience = patience
-        self._started = self._told = time.monotonic()
+        self._timeout = timeout
+        self._started = self._logged = time.monotonic()
 
     def check(self) -> None:
-        """Raise where the wait is over; log now and then where it is not."""
+        """Raise if the wait is over, else log it now and then."""
         now = time.monotonic()
         if self._stop.is_set():
             raise PipeStopped(f"stopped while waiting for {self._what}.")
-        if now - self._started >= self._patience:
+        if now - self._started >= self._timeout:
             raise TandemError(
-                f"waited {self._patience:.0f} s in vain for {self._what}; see whether the channel's S3 "
-                "address has objects and the job's role may read them."
+                f"waited {self._timeout:.0f} s in vain for {self._what}; check that the channel's S3 "
+                "address has objects and that the job's role may read them."
             )
-        if now - self._told >= REMIND_EVERY:
-            self._told = now
+        if now - self._logged >= LOG_INTERVAL:
+            self._logged = now
             logger.info("waiting for %s, for %.0f s so far", self._what, now - self._started)
 
 
 class _Fifo(io.RawIOBase):
-    """A FIFO's bytes. It is opened without waiting, so that no stop is missed, and read when poll says so."""
+    """A FIFO's bytes, opened and read without blocking so that a stop is noticed."""
 
-    def __init__(self, path: Path, stop: threading.Event, patience: float) -> None:
+    def __init__(self, path: Path, stop: threading.Event, timeout: float) -> None:
         super().__init__()
         self._path = path
         self._stop = stop
-        self._patience = patience
+        self._timeout = timeout
         self._begun = False
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
@@ -115,7 +115,7 @@ class _Fifo(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Fill some of the buffer, at least `HEAD` bytes at the beginning; 0 once the writer has closed."""
+        """Fill part of the buffer, at least `HEAD` bytes at the beginning; return 0 after the end."""
         filled = 0
         least = 1 if self._begun else min(HEAD, len(buffer))
         while filled < least:
@@ -128,13 +128,13 @@ class _Fifo(io.RawIOBase):
         return filled
 
     def close(self) -> None:
-        """Close the FIFO; a writer that goes on writing is told."""
+        """Close the FIFO; a writer that still writes gets a broken pipe."""
         if not self.closed:
             os.close(self._descriptor)
         super().close()
 
     def _await_writer(self) -> None:
-        """Wait for bytes or the end. Before its first writer has come, a read would say 'end'."""
-        wait = _Wait(f"data in {self._path}", self._stop, self._patience)
-        while not self._poll.poll(LOOK_EVERY * 1000):
+        """Wait for data or the end. A read before the first writer would look like the end."""
+        wait = _Wait(f"data in {self._path}", self._stop, self._timeout)
+        while not self._poll.poll(POLL_INTERVAL * 1000):
             wait.check()

@@ -8,24 +8,24 @@ from tandem.errors import UserError
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 
-#: Bytes of one record at most; longer than any picture that is decoded.
+#: Maximum bytes of a record; larger than any image that is decoded.
 LIMIT = 1 << 29
 
 _HEADER = struct.Struct("<4sI")
 _LENGTH_BITS = 29
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
-#: By whether a record has begun: what the next part may be.
+#: The parts that may come next, by whether a record has begun.
 _EXPECTED = {False: (_WHOLE, _FIRST), True: (_MIDDLE, _LAST)}
 
 
 def read_records(
     stream: BinaryIO, name: str, *, head: int | None = None, limit: int = LIMIT
 ) -> Iterator[bytes]:
-    """Yield each record's body; with `head` only about so many bytes of it, and the rest is passed over.
+    """Yield each record's body; with `head` only about its first `head` bytes, and the rest is skipped.
 
-    Parts are joined as their writer cut them: at each magic number of the body, which it leaves out. Never
-    more than one record is in memory. Raises `UserError` with the byte in `name` where something else lies,
-    a record has more than `limit` bytes, or the stream ends within one.
+    A writer splits a body at each magic number in it, which it leaves out; the parts are joined with it.
+    At most one record is in memory. Raises `UserError` with the position in `name` if the data is not
+    RecordIO, a record has more than `limit` bytes, or the stream ends within a record.
     """
     offset = 0
     parts: list[bytes] = []
@@ -37,12 +37,12 @@ def read_records(
         part, length = word >> _LENGTH_BITS, word & ((1 << _LENGTH_BITS) - 1)
         if magic != MAGIC:
             raise UserError(
-                f"{name}: at byte {offset} a RecordIO record should begin with {MAGIC.hex()}, but there is "
-                f"{magic.hex()}; the data is damaged, or not RecordIO from there on."
+                f"{name}: expected a RecordIO record at byte {offset}, beginning with {MAGIC.hex()}; found "
+                f"{magic.hex()}: the data is damaged or not RecordIO."
             )
         if part not in _EXPECTED[bool(parts)]:
             raise UserError(
-                f"{name}: the RecordIO record at byte {offset} is part {part} of one, expected "
+                f"{name}: the RecordIO record at byte {offset} is part {part} of one; expected "
                 f"{' or '.join(map(str, _EXPECTED[bool(parts)]))}; the data is damaged."
             )
         size += length
@@ -56,7 +56,7 @@ def read_records(
         body = stream.read(wanted)
         if len(body) < wanted:
             break
-        _pass_over(stream, padded - wanted)
+        _skip(stream, padded - wanted)
         offset += _HEADER.size + padded
         parts.append(body[:length])
         if part in {_WHOLE, _LAST}:
@@ -64,13 +64,12 @@ def read_records(
             parts, size = [], 0
     if header or parts:
         raise UserError(
-            f"{name} ends within the RecordIO record at byte {offset}; the file is cut off, or what wrote it "
-            "has died."
+            f"{name} ends within the RecordIO record at byte {offset}; it is cut off, or its writer died."
         )
 
 
 def write_record(stream: BinaryIO, body: bytes) -> None:
-    """Write one record, in parts where the body has the magic number at a multiple of 4 bytes."""
+    """Write one record, split where the body has the magic number at a multiple of 4 bytes."""
     cuts = [at for at in range(0, len(body) - 3, 4) if body[at : at + 4] == MAGIC]
     starts, ends = [0, *(cut + 4 for cut in cuts)], [*cuts, len(body)]
     for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
@@ -80,8 +79,8 @@ def write_record(stream: BinaryIO, body: bytes) -> None:
         stream.write(_HEADER.pack(MAGIC, part << _LENGTH_BITS | len(chunk)) + chunk + bytes(-len(chunk) % 4))
 
 
-def _pass_over(stream: BinaryIO, count: int) -> None:
-    """Leave out bytes: by a seek where the stream can, else by reading them."""
+def _skip(stream: BinaryIO, count: int) -> None:
+    """Skip bytes with a seek, or by reading them if the stream cannot seek."""
     if stream.seekable():
         stream.seek(count, 1)
     else:

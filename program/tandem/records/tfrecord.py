@@ -6,10 +6,10 @@ from typing import BinaryIO
 
 from tandem.errors import UserError
 
-#: Bytes of one record at most; longer than any picture that is decoded.
+#: Maximum bytes of a record; larger than any image that is decoded.
 LIMIT = 1 << 29
 
-#: Bytes before a body: its length, and the length's checksum.
+#: The bytes before a body: its length and the length's checksum.
 HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 
@@ -17,10 +17,10 @@ _CHECKSUM = struct.Struct("<I")
 def read_records(
     stream: BinaryIO, name: str, *, head: int | None = None, limit: int = LIMIT
 ) -> Iterator[bytes]:
-    """Yield each record's body, checked; with `head` only so many bytes, the rest passed over and unchecked.
+    """Yield each record's body, checked; with `head` only its first `head` bytes, and the rest is skipped.
 
-    Never more than one record is in memory. Raises `UserError` with the byte in `name` where a checksum is
-    wrong, a record has more than `limit` bytes, or the stream ends within one.
+    At most one record is in memory. Raises `UserError` with the position in `name` if a checksum is wrong, a
+    record has more than `limit` bytes, or the stream ends within a record.
     """
     offset = 0
     while header := stream.read(HEADER.size):
@@ -28,8 +28,8 @@ def read_records(
             break
         if not is_header(header):
             raise UserError(
-                f"{name}: at byte {offset} there is no TFRecord: the checksum of its length is wrong; the "
-                "data is damaged, or not TFRecord from there on."
+                f"{name}: expected a TFRecord at byte {offset}; the checksum of its length is wrong: the "
+                "data is damaged or not TFRecord."
             )
         length, _ = HEADER.unpack(header)
         if length > limit:
@@ -55,21 +55,20 @@ def read_records(
         offset += HEADER.size + length + _CHECKSUM.size
     if header:
         raise UserError(
-            f"{name} ends within the TFRecord at byte {offset}; the file is cut off, or what wrote it has "
-            "died."
+            f"{name} ends within the TFRecord at byte {offset}; it is cut off, or its writer died."
         )
 
 
 def is_header(header: bytes) -> bool:
-    """Whether a TFRecord may begin with these bytes: 12 of them, the last four the checksum of the others."""
+    """Return whether these are the first 12 bytes of a TFRecord: the last four are the others' checksum."""
     if len(header) != HEADER.size:
         return False
     return bool(HEADER.unpack(header)[1] == _mask(header[:8]))
 
 
 def _mask(body: bytes) -> int:
-    """Give the format's checksum: the CRC-32C, turned and shifted so that it may itself be checksummed."""
-    import google_crc32c  # noqa: PLC0415 - what only serves has no need of it
+    """Return the format's masked checksum: the CRC-32C, rotated and shifted."""
+    import google_crc32c  # noqa: PLC0415 - serving does not need it
 
     checksum = int(google_crc32c.value(body))
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,1 +1,1 @@
-"""What the machine has: memory, cores and GPUs."""
+"""The resources of the host or container: memory, cores and GPUs."""

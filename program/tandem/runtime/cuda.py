@@ -1,4 +1,4 @@
-"""What NVIDIA promises about which compiled code runs on which GPU and driver."""
+"""NVIDIA's rules on which compiled code runs on which GPU and driver."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,16 +9,16 @@ from typing import Literal
 MINIMUM_DRIVERS = {11: "450.80.02", 12: "525", 13: "580"}
 
 Precision = Literal["float32", "float16", "bfloat16"]
-# The least capability whose tensor cores compute in it.
+# The lowest capability whose tensor cores compute in each type.
 MIXED_PRECISIONS: dict[Precision, tuple[int, int]] = {"bfloat16": (8, 0), "float16": (7, 0)}
 
 
 def find_kernels(
     capability: tuple[int, int], targets: Sequence[str]
 ) -> Literal["native", "PTX", "unknown"] | None:
-    """Tell what of a build's targets serves a GPU: `sm_86` 8.6 to 8.9, `compute_90` (PTX) 9.0 and all later.
+    """Return which kind of a build's targets runs on a GPU, or None.
 
-    No targets at all mean an unknown build.
+    `sm_86` runs on 8.6 to 8.9, `compute_90` (PTX) on 9.0 and all later. Without targets it is unknown.
     """
     known = parse_targets(targets)
     if any(kind == "sm" and own[0] == capability[0] and own <= capability for kind, own in known):
@@ -29,15 +29,15 @@ def find_kernels(
 
 
 def parse_targets(targets: Iterable[str]) -> list[tuple[str, tuple[int, int]]]:
-    """Read `sm_86` as `("sm", (8, 6))`; targets spelled otherwise are left out."""
+    """Parse `sm_86` as `("sm", (8, 6))`; other spellings are left out."""
     matches = (re.fullmatch(r"(sm|compute)_([0-9]+)([0-9])", target) for target in targets)
     return [(match[1], (int(match[2]), int(match[3]))) for match in matches if match]
 
 
 def is_driver_enough(driver: str | None, driver_cuda: tuple[int, int] | None, cuda: str) -> bool:
-    """Whether code built with CUDA version `cuda` runs on a driver, whose own CUDA is `driver_cuda`.
+    """Return whether code built with CUDA version `cuda` runs on a driver with CUDA `driver_cuda`.
 
-    That one may be newer than the driver, where NVIDIA's forward compatibility package is in use.
+    `driver_cuda` is newer than the driver if NVIDIA's forward compatibility package is in use.
     """
     needed = parse_version(cuda)
     if driver_cuda is not None and driver_cuda >= needed[:2]:
@@ -49,29 +49,30 @@ def is_driver_enough(driver: str | None, driver_cuda: tuple[int, int] | None, cu
 
 
 def choose_precision(capability: tuple[int, int]) -> Precision:
-    """Choose what pays beside float32 on a GPU, float32 itself where nothing does."""
+    """Return the type that computes faster than float32 on a GPU; float32 if there is none."""
     return next((name for name, least in MIXED_PRECISIONS.items() if capability >= least), "float32")
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """Read `450.80.02` as `(450, 80, 2)`."""
+    """Parse `450.80.02` as `(450, 80, 2)`."""
     return tuple(int(number) for number in re.findall(r"[0-9]+", text))
 
 
 def read_visible_devices(uuids: Sequence[str], value: str | None) -> list[int]:
-    """Places in `uuids` that a CUDA_VISIBLE_DEVICES names by number or beginning of a UUID; None names all.
+    """Return the indexes in `uuids` that CUDA_VISIBLE_DEVICES selects, all of them for None.
 
-    As for CUDA, the list ends before its first wrong entry, so `-1` and the empty text hide all.
+    Entries are numbers or beginnings of UUIDs. As in CUDA, the list ends before its first invalid entry, so
+    `-1` and the empty text hide all GPUs.
     """
     if value is None:
         return list(range(len(uuids)))
-    places: list[int] = []
+    selected: list[int] = []
     for entry in (part.strip() for part in value.split(",")):
         if re.fullmatch("[0-9]+", entry):
             named = [int(entry)] if int(entry) < len(uuids) else []
         else:
-            named = [place for place, uuid in enumerate(uuids) if entry and uuid.startswith(entry)]
-        if len(named) != 1 or named[0] in places:
+            named = [index for index, uuid in enumerate(uuids) if entry and uuid.startswith(entry)]
+        if len(named) != 1 or named[0] in selected:
             break
-        places += named
-    return places
+        selected += named
+    return selected

@@ -1,4 +1,4 @@
-"""Which device computes: what NVML reports, and the one pure decision made from it."""
+"""The choice of a device: a probe of the GPUs with NVML, and a decision from its result."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,9 +43,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Probe:
-    """What NVML tells: the GPUs that answer, in its order, and in `lost` why each other one does not.
+    """The report of NVML: the GPUs that answer, in its order, and in `lost` why others do not.
 
-    `fault` says in one phrase why there is no GPU; `cuda_version` is the newest that `libcuda` speaks.
+    `fault` is the reason if there is no GPU; `cuda_version` is the newest that `libcuda` supports.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -57,9 +57,9 @@ class Probe:
 
 @dataclass(frozen=True)
 class Build:
-    """What a framework was compiled for, such as `sm_80` (native code) and `compute_90` (PTX).
+    """The targets of a framework's build, such as `sm_80` (native code) and `compute_90` (PTX).
 
-    `cuda_version` is None when built without CUDA; empty `capabilities` mean unknown, so any GPU is tried.
+    `cuda_version` is None for a build without CUDA. Empty `capabilities` are unknown: any GPU is tried.
     """
 
     framework: str
@@ -69,7 +69,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Decision:
-    """The device to compute on, why (one log line), and the precision its GPUs may mix with float32."""
+    """The device, the reason (one log line), and the precision its GPUs may mix with float32."""
 
     device: Literal["gpu", "cpu"]
     reason: str
@@ -77,9 +77,9 @@ class Decision:
     precision: cuda.Precision = "float32"
 
     def environment(self, gpu: int | None = None) -> dict[str, str]:
-        """Variables to set before the framework is imported; `gpu`, a place in `gpus`, pins that one.
+        """Return the variables to set before a framework is imported; `gpu`, an index, pins one of `gpus`.
 
-        Of several MIG devices CUDA uses only the first, so those want pinning.
+        Pin MIG devices: of several, CUDA uses only the first.
         """
         if self.device == "cpu":
             return {"CUDA_VISIBLE_DEVICES": "-1"}
@@ -87,15 +87,15 @@ class Decision:
         return {"CUDA_VISIBLE_DEVICES": ",".join(each.uuid for each in chosen)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON for the manifest."""
+        """Return plain JSON for the manifest."""
         gpus = [{**asdict(gpu), "capability": _dotted(gpu.capability)} for gpu in self.gpus]
         return {**asdict(self), "gpus": gpus}
 
 
 def probe() -> Probe:
-    """Ask NVML, and nothing else, which GPUs are here; never raises."""
+    """Return the GPUs that NVML reports; never raises."""
     try:
-        import pynvml  # noqa: PLC0415  # 20 ms that only a probe should cost
+        import pynvml  # noqa: PLC0415  # the import takes 20 ms
     except ImportError:
         return Probe(fault="pynvml is not installed, so no GPU can be found: install nvidia-ml-py")
     try:
@@ -110,15 +110,15 @@ def probe() -> Probe:
 
 
 def decide(probe: Probe, build: Build | None, wanted: str = "auto", visible: str | None = None) -> Decision:
-    """Choose the device; `visible`, the CUDA_VISIBLE_DEVICES already set, is narrowed and never widened.
+    """Choose the device among those that `visible`, the CUDA_VISIBLE_DEVICES already set, allows.
 
-    Its numbers count in NVML's order, which is CUDA's own where all GPUs are of one kind.
+    Its numbers refer to NVML's order, which is CUDA's if all GPUs are of one kind.
     Raises `UserError` when `wanted` is not auto, gpu or cpu, or is gpu and no GPU can be used.
     """
     if wanted not in ("auto", "gpu", "cpu"):
-        raise UserError(f"TANDEM_DEVICE is {wanted!r}; it must be auto, gpu or cpu")
+        raise UserError(f"TANDEM_DEVICE is {wanted!r}; expected auto, gpu or cpu")
     if wanted == "cpu":
-        return Decision("cpu", "asked for by TANDEM_DEVICE=cpu")
+        return Decision("cpu", "requested by TANDEM_DEVICE=cpu")
     decision = _choose(probe, build, visible)
     if wanted == "gpu" and decision.device == "cpu":
         raise UserError(f"TANDEM_DEVICE=gpu, but no GPU can be used: {decision.reason}")
@@ -130,12 +130,12 @@ def _report(nvml: Any) -> Probe:
     lost: list[str] = []
     count = nvml.nvmlDeviceGetCount()
     for index in range(count):
-        with _noting(nvml, lost, f"GPU {index}"):
+        with _collecting(nvml, lost, f"GPU {index}"):
             whole = nvml.nvmlDeviceGetHandleByIndex(index)
             capability = nvml.nvmlDeviceGetCudaComputeCapability(whole)
             for slot in _slots(nvml, whole):
                 # an empty MIG slot answers NotFound
-                with _noting(nvml, lost, f"GPU {index}"), suppress(nvml.NVMLError_NotFound):
+                with _collecting(nvml, lost, f"GPU {index}"), suppress(nvml.NVMLError_NotFound):
                     gpu = whole if slot is None else nvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, slot)
                     name, uuid = nvml.nvmlDeviceGetName(gpu), nvml.nvmlDeviceGetUUID(gpu)
                     memory_bytes = nvml.nvmlDeviceGetMemoryInfo(gpu).total
@@ -151,17 +151,17 @@ def _report(nvml: Any) -> Probe:
 
 
 def _slots(nvml: Any, whole: Any) -> Iterable[int | None]:
-    """Give a GPU's MIG slots where it is cut up, as CUDA cannot use it whole then, else None for itself."""
+    """Return the MIG slots of a GPU in MIG mode, which CUDA cannot use as a whole; else None, for itself."""
     try:
         mode = nvml.nvmlDeviceGetMigMode(whole)[0]
-    except nvml.NVMLError:  # most GPUs know no such mode
+    except nvml.NVMLError:  # most GPUs do not have this mode
         return (None,)
-    is_cut = mode == nvml.NVML_DEVICE_MIG_ENABLE
-    return range(nvml.nvmlDeviceGetMaxMigDeviceCount(whole)) if is_cut else (None,)
+    is_enabled = mode == nvml.NVML_DEVICE_MIG_ENABLE
+    return range(nvml.nvmlDeviceGetMaxMigDeviceCount(whole)) if is_enabled else (None,)
 
 
 @contextmanager
-def _noting(nvml: Any, lost: list[str], label: str) -> Iterator[None]:
+def _collecting(nvml: Any, lost: list[str], label: str) -> Iterator[None]:
     try:
         yield
     except (nvml.NVMLError, UnicodeError) as error:
@@ -174,72 +174,74 @@ def _phrase(error: Exception) -> str:
 
 
 def _text(value: str | bytes) -> str:
-    # bytes come from pynvml before 11.525
+    # pynvml before 11.525 returns bytes
     return value.decode() if isinstance(value, bytes) else value
 
 
 def _choose(probe: Probe, build: Build | None, visible: str | None) -> Decision:
     if build is None or build.cuda_version is None:
-        return Decision("cpu", _without_cuda(probe.gpus, build))
+        return Decision("cpu", _explain_no_cuda(probe.gpus, build))
     if not probe.gpus:
         return Decision("cpu", probe.fault or "; ".join(probe.lost) or "no GPU was found")
-    places = cuda.read_visible_devices([gpu.uuid for gpu in probe.gpus], visible)
-    shown = tuple(probe.gpus[place] for place in places)
+    indexes = cuda.read_visible_devices([gpu.uuid for gpu in probe.gpus], visible)
+    shown = tuple(probe.gpus[index] for index in indexes)
     if not shown:
-        return Decision("cpu", f"CUDA_VISIBLE_DEVICES={visible!r} hides {_list(probe.gpus)}")
+        return Decision("cpu", f"CUDA_VISIBLE_DEVICES={visible!r} hides {_describe_gpus(probe.gpus)}")
     kernels = {gpu: cuda.find_kernels(gpu.capability, build.capabilities) for gpu in shown}
     usable = tuple(gpu for gpu in shown if kernels[gpu])
     if not usable:
-        return Decision("cpu", _without_kernels(shown, build, build.cuda_version))
+        return Decision("cpu", _explain_no_kernels(shown, build, build.cuda_version))
     if not cuda.is_driver_enough(probe.driver_version, probe.cuda_version, build.cuda_version):
-        return Decision("cpu", _outdated(probe, build, build.cuda_version))
-    facts = [f"{_list(usable)}, {_driver(probe)}, {build.framework} (CUDA {build.cuda_version})"]
+        return Decision("cpu", _explain_old_describe_driver(probe, build, build.cuda_version))
+    facts = [
+        f"{_describe_gpus(usable)}, {_describe_driver(probe)}, {build.framework} (CUDA {build.cuda_version})"
+    ]
     if any(kernels[gpu] == "PTX" for gpu in usable):
-        facts.append(_from_ptx(probe, build.cuda_version))
+        facts.append(_describe_ptx(probe, build.cuda_version))
     if left_out := [gpu for gpu in shown if not kernels[gpu]]:
-        facts.append(f"no kernels for {_list(left_out)}")
+        facts.append(f"no kernels for {_describe_gpus(left_out)}")
     precision = cuda.choose_precision(min(gpu.capability for gpu in usable))
     return Decision("gpu", "; ".join([*facts, *probe.lost]), usable, precision)
 
 
-def _without_cuda(gpus: Sequence[Gpu], build: Build | None) -> str:
-    lack = f"{build.framework} is built without CUDA" if build else "no GPU framework is installed here"
-    return f"{lack}: use a GPU image for {_list(gpus)}" if gpus else lack
+def _explain_no_cuda(gpus: Sequence[Gpu], build: Build | None) -> str:
+    reason = f"{build.framework} is built without CUDA" if build else "no GPU framework is installed here"
+    return f"{reason}: use a GPU image for {_describe_gpus(gpus)}" if gpus else reason
 
 
-def _without_kernels(gpus: Sequence[Gpu], build: Build, cuda_version: str) -> str:
+def _explain_no_kernels(gpus: Sequence[Gpu], build: Build, cuda_version: str) -> str:
     best = max(gpu.capability for gpu in gpus)
     is_older = all(best < capability for _, capability in cuda.parse_targets(build.capabilities))
     has_image = is_older and best >= CUDA_11_CAPABILITY and cuda.parse_version(cuda_version) >= (12,)
     remedy = CUDA_11_IMAGE if has_image else "another instance type"
     own = f"{build.framework} ({' '.join(build.capabilities)})"
-    return f"{own} has no kernels for {_list(gpus)}: use {remedy}"
+    return f"{own} has no kernels for {_describe_gpus(gpus)}: use {remedy}"
 
 
-def _outdated(probe: Probe, build: Build, cuda_version: str) -> str:
+def _explain_old_describe_driver(probe: Probe, build: Build, cuda_version: str) -> str:
     major = cuda.parse_version(cuda_version)[0]
     remedy = NEWER_HOSTS.get(major, "a host with a newer driver")
     if major > 11 and cuda.is_driver_enough(probe.driver_version, probe.cuda_version, "11.8"):
         remedy += f", or {CUDA_11_IMAGE}"
     minimum = cuda.MINIMUM_DRIVERS.get(major, f"for CUDA {major}")
     need = f"whose CUDA {cuda_version} needs driver {minimum} or newer"
-    return f"{_driver(probe)} is too old for {build.framework}, {need}: use {remedy}"
+    return f"{_describe_driver(probe)} is too old for {build.framework}, {need}: use {remedy}"
 
 
-def _from_ptx(probe: Probe, cuda_version: str) -> str:
+def _describe_ptx(probe: Probe, cuda_version: str) -> str:
     note = "kernels are compiled from PTX at first use"
-    # PTX newer than the driver's compiler is error 222 when a kernel is loaded, which only a try can show
+    # if PTX is newer than the driver's compiler, loading a kernel fails with error 222
     if probe.cuda_version and probe.cuda_version < cuda.parse_version(cuda_version)[:2]:
         note += f", which may fail: the driver is older than CUDA {cuda_version}"
     return note
 
 
-def _driver(probe: Probe) -> str:
+def _describe_driver(probe: Probe) -> str:
     own_cuda = f" (CUDA {_dotted(probe.cuda_version)})" if probe.cuda_version else ""
     return f"driver {probe.driver_version or 'of unknown version'}{own_cuda}"
 
 
-def _list(gpus: Iterable[Gpu]) -> str:
+def _describe_gpus(gpus: Iterable[Gpu]) -> str:
     kinds = Counter(f"{gpu.name} (capability {_dotted(gpu.capability)})" for gpu in gpus)
     return " and ".join(f"{count} x {kind}" for kind, count in kinds.items())
 

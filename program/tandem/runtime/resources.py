@@ -1,4 +1,4 @@
-"""How much of this machine is ours."""
+"""The cores and the memory that this process may use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def _read_quota(cgroup: Path) -> float | None:
-    """Give the CPU quota in cores that cgroup v2, or else v1, allows; None without a limit."""
+    """Return the CPU quota of cgroup v2, or else v1, in cores; None without a limit."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -36,12 +36,12 @@ class Resources:
 
 
 def find_resources(cgroup: Path = CGROUP) -> Resources:
-    """Find the cores and the memory of this machine or container."""
+    """Return the cores and the memory of this host or container."""
     return Resources(count_cores(cgroup), count_memory(cgroup))
 
 
 def count_memory(cgroup: Path = CGROUP, own: Path = OWN_CGROUP) -> int:
-    """Count the bytes of memory: the machine's, cut by the limits of this process's cgroups, v1 or v2."""
+    """Return the bytes of memory: the host's, limited by this process's cgroups, v1 or v2."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for folder in _list_memory_folders(cgroup, own):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -51,7 +51,7 @@ def count_memory(cgroup: Path = CGROUP, own: Path = OWN_CGROUP) -> int:
 
 
 def count_memory_kills(cgroup: Path = CGROUP, own: Path = OWN_CGROUP) -> int | None:
-    """Count the processes of this cgroup that the kernel killed for want of memory; None if nothing tells."""
+    """Return how many processes of this cgroup the kernel killed for lack of memory; None if unknown."""
     for folder in _list_memory_folders(cgroup, own):
         for name in ("memory.events", "memory.oom_control"):  # v2, v1
             with contextlib.suppress(OSError, ValueError, KeyError):
@@ -61,9 +61,9 @@ def count_memory_kills(cgroup: Path = CGROUP, own: Path = OWN_CGROUP) -> int | N
 
 
 def _list_memory_folders(cgroup: Path, own: Path) -> list[Path]:
-    """List the folders of the cgroup that counts this process's memory and of those around it, nearest first.
+    """Return the folders of this process's memory cgroup and of its parents, nearest first.
 
-    In a container the path in `own` is often the host's and leads nowhere; then its mount is the cgroup.
+    In a container, the path in `own` is often the host's and does not exist; then the mount is the cgroup.
     """
     folders = []
     try:
@@ -80,9 +80,9 @@ def _list_memory_folders(cgroup: Path, own: Path) -> list[Path]:
 
 
 def count_cores(cgroup: Path = CGROUP) -> int:
-    """Count the cores this process may use: its affinity, cut by the container's quota; at least 1.
+    """Return the cores this process may use: its affinity, limited by the container's quota; at least 1.
 
-    CPU *shares* are left out: on SageMaker they look like one core on every instance.
+    CPU *shares* are ignored: on SageMaker they look like one core on every instance.
     """
     cores = len(os.sched_getaffinity(0))
     quota = _read_quota(cgroup)

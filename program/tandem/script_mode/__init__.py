@@ -1,1 +1,1 @@
-"""Users' own scripts, run as AWS's toolkits run them."""
+"""Users' scripts, run as AWS's toolkits run them."""

@@ -1,4 +1,4 @@
-"""A user's files in a tar archive, unpacked wholly or not at all, and anew where another takes its place."""
+"""Unpacking of a user's tar archive, completely or not at all, and again if another archive replaces it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from tandem.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-#: Stands in the folder beside what an archive left: which archive it was, and the names of its files.
+#: The file, beside the unpacked ones, that records the archive and the names of its files.
 RECORD = ".unpacked.json"
 NEW_RECORD = ".unpacked.json.new"
-#: Where an archive is unpacked before its files are moved to where they belong.
-ASIDE = ".unpacking"
+#: Where an archive is unpacked before its files are moved to the folder.
+TEMPORARY = ".unpacking"
 CHUNK = 1 << 20
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Make the files of a tar archive lie in `folder`, in place of those that an earlier archive left there.
+    """Unpack a tar archive into `folder`, replacing the files that an earlier archive left there.
 
-    What else lies there stays: a folder with files and without a record of an archive is left as it is, and
-    so is one that has this archive's. If it fails or is killed in the middle, the next call does it again.
+    Other files stay: a folder with files and without a record of an archive is not changed, and neither is
+    one with this archive's record. After a failure or a kill in between, the next call does it again.
 
-    Raises `UserError`, and changes nothing, for an archive that cannot be read or that holds anything but
-    files and folders with names below its top.
+    Raises `UserError`, and changes nothing, for an archive that cannot be read or that has anything but
+    files and folders below its top.
     """
-    aside = folder / ASIDE
+    temporary = folder / TEMPORARY
     _clear(folder)
     earlier = _read_record(folder)
     if earlier is None and folder.is_dir() and any(folder.iterdir()):
-        logger.info("%s holds files that no archive left, so %s is not unpacked", folder, archive)
+        logger.info("%s has files that are not from an archive, so %s is not unpacked", folder, archive)
         return
     digest = _digest(archive)
     if earlier and earlier[0] == digest:
@@ -47,14 +47,14 @@ def unpack(archive: Path, folder: Path) -> None:
         return
     is_new = not folder.exists()
     try:
-        names = set(_extract(archive, aside))
+        names = set(_extract(archive, temporary))
         before = set(earlier[1]) if earlier else set()
         for name in [name for name in names - before if os.path.lexists(folder / name)]:
-            logger.warning("%s is none that an archive left, so it stays as it is", folder / name)
+            logger.warning("%s is not from an archive, so it is not replaced", folder / name)
             names.remove(name)
-        _write_record(folder, "", before | names)  # until all is in place, it is that of no archive
+        _write_record(folder, "", before | names)  # no archive's digest until every file is there
         _remove(folder, before)
-        _move(aside, folder, names)
+        _move(temporary, folder, names)
         _write_record(folder, digest, names)
     finally:
         _clear(folder)
@@ -64,14 +64,14 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a start that failed or was killed was still writing."""
-    shutil.rmtree(folder / ASIDE, ignore_errors=True)
+    """Remove the files that a failed or killed start left unfinished."""
+    shutil.rmtree(folder / TEMPORARY, ignore_errors=True)
     with contextlib.suppress(OSError):
         (folder / NEW_RECORD).unlink()
 
 
 def _read_record(folder: Path) -> tuple[str, list[str]] | None:
-    """Give the digest of the archive that was unpacked and the names of its files; None where none was."""
+    """Return the digest of the unpacked archive and the names of its files; None without one."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return str(record["sha256"]), [str(name) for name in record["files"]]
@@ -93,21 +93,21 @@ def _digest(archive: Path) -> str:
     return digest.hexdigest()
 
 
-def _extract(archive: Path, aside: Path) -> list[str]:
-    """Unpack an archive; give the names of its files."""
+def _extract(archive: Path, temporary: Path) -> list[str]:
+    """Unpack an archive; return the names of its files."""
     try:
         with tarfile.open(archive) as tar:
             members = tar.getmembers()
             while tar.fileobj and tar.fileobj.read(CHUNK):
-                pass  # to the end, where a checksum may stand
+                pass  # to the end, where a checksum may be
             _check(members, archive)
-            aside.mkdir(parents=True)
+            temporary.mkdir(parents=True)
             for member in members:
-                _write(tar, member, aside / member.name)
+                _write(tar, member, temporary / member.name)
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise _refuse(archive, error) from error
     except OSError as error:
-        if error.errno is not None:  # the file system's
+        if error.errno is not None:  # an error of the file system
             raise
         raise _refuse(archive, error) from error
     files = {str(PurePosixPath(member.name)) for member in members if member.isfile()}
@@ -115,7 +115,7 @@ def _extract(archive: Path, aside: Path) -> list[str]:
 
 
 def _refuse(archive: Path, error: Exception) -> UserError:
-    return UserError(f"{archive} is not a whole tar archive: {error}. Pack it again.")
+    return UserError(f"{archive} is not a complete tar archive: {error}. Pack it again.")
 
 
 def _check(members: Sequence[tarfile.TarInfo], archive: Path) -> None:
@@ -126,14 +126,14 @@ def _check(members: Sequence[tarfile.TarInfo], archive: Path) -> None:
         is_plain = (member.isfile() and name.parts) or member.isdir()
         if name.is_absolute() or ".." in name.parts or "\0" in member.name or not is_plain:
             raise UserError(
-                f"{archive} holds {member.name!r:.100}, which is not a plain file below its top; pack it "
-                "without links and without names that lead elsewhere."
+                f"{archive} has {member.name!r:.100}, which is not a plain file below its top; pack it "
+                "without links and without paths that lead outside."
             )
         (files if member.isfile() else folders).add(name)
         folders.update(name.parents)
     if both := files & folders:
         raise UserError(
-            f"{archive} holds {str(min(both))!r:.100} both as a file and as a folder; pack it again with one "
+            f"{archive} has {str(min(both))!r:.100} both as a file and as a folder; pack it again with one "
             "of them."
         )
 
@@ -151,7 +151,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
 
 
 def _remove(folder: Path, names: Iterable[str]) -> None:
-    """Remove files, and the folders that become empty by that."""
+    """Remove files, and the folders that are empty then."""
     for name in names:
         path = folder / name
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -161,15 +161,15 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
                 (folder / parent).rmdir()
 
 
-def _move(aside: Path, folder: Path, names: Iterable[str]) -> None:
-    """Make the folders that were unpacked, and move those files to where they belong."""
+def _move(temporary: Path, folder: Path, names: Iterable[str]) -> None:
+    """Create the unpacked folders and move the files into them."""
     try:
-        for path in aside.rglob("*"):
+        for path in temporary.rglob("*"):
             if path.is_dir():
-                (folder / path.relative_to(aside)).mkdir(parents=True, exist_ok=True)
+                (folder / path.relative_to(temporary)).mkdir(parents=True, exist_ok=True)
         for name in names:
-            (aside / name).rename(folder / name)
+            (temporary / name).rename(folder / name)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise UserError(
-            f"the archive cannot be unpacked into {folder}: {error.filename} is in its way there. Move it."
+            f"the archive cannot be unpacked into {folder}: {error.filename} is in the way. Move it."
         ) from error

@@ -1,4 +1,4 @@
-"""The variables that AWS's training toolkits set for a user's program, from a job."""
+"""The environment variables that AWS's training toolkits set for a user's program."""
 
 from __future__ import annotations
 
@@ -9,34 +9,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tandem.jobs.job import TrainingJob
+from tandem import reserved
+from tandem.jobs.job import JobConfig
 from tandem.settings import Settings
 
-#: The platform's own hyperparameters, which a program gets neither as flags nor as variables.
-RESERVED = frozenset(
-    {
-        "sagemaker_program",
-        "sagemaker_submit_directory",
-        "sagemaker_enable_cloudwatch_metrics",
-        "sagemaker_region",
-        "sagemaker_container_log_level",
-        "sagemaker_job_name",
-        "sagemaker_s3_output",
-        "default_user_module_name",
-        "_tuning_objective_metric",
-    }
-)
-FRAMEWORK_PREFIX = "sagemaker_"
 MASTER_PORT = 7777
 
 
 def decode_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Decode hyperparameters as AWS's toolkit does, JSON or else the text, without the platform's own."""
-    return {name: _decode(value) for name, value in raw.items() if not _is_platforms(name)}
+    """Decode hyperparameters as AWS's toolkit does, as JSON or else text, without the reserved ones."""
+    return {name: _decode(value) for name, value in raw.items() if not reserved.is_reserved(name)}
 
 
 def make_flags(parameters: Mapping[str, Any]) -> list[str]:
-    """Make command-line flags of hyperparameters, sorted: `--key value`, `-k value`, a dict as `a=1,b=2`."""
+    """Return hyperparameters as sorted flags: `--key value`, `-k value`, a dict as `a=1,b=2`."""
     flags = []
     for name, value in sorted(parameters.items()):
         if isinstance(value, dict):
@@ -48,25 +34,25 @@ def make_flags(parameters: Mapping[str, Any]) -> list[str]:
 
 
 def describe_environment(
-    job: TrainingJob,
+    job: JobConfig,
     settings: Settings,
     cores: int,
     program: str = "",
     folder: Path | None = None,
 ) -> dict[str, str]:
-    """Give the SM_ variables of a job whose hyperparameters are still as the platform sent them.
+    """Return the SM_ variables of a job.
 
-    `program` is the user's file, relative to `folder`. Values that are no text are compact sorted JSON, None
-    is empty. Where version 3 of AWS's SDK names a thing otherwise than the toolkit did, both names are there.
+    `program` is the user's file, relative to `folder`. Values other than text are compact sorted JSON, None
+    is empty. If version 3 of AWS's SDK and the toolkit use different names, both are set.
     """
-    parameters = decode_parameters(job.hyperparameters)
+    parameters = decode_parameters(job.raw_hyperparameters)
     resources = job.resource_config
     framework = {
         name: _decode(value)
-        for name, value in job.hyperparameters.items()
-        if name.startswith(FRAMEWORK_PREFIX) and name not in RESERVED
+        for name, value in job.raw_hyperparameters.items()
+        if reserved.is_for_frameworks(name)
     }
-    job_name = job.name or _text(_decode(job.hyperparameters.get("sagemaker_job_name")))
+    job_name = job.name or _text(_decode(job.raw_hyperparameters.get(reserved.JOB_NAME)))
     root = job.base_dir
     values: dict[str, Any] = {
         **_describe_groups(resources, framework),
@@ -125,22 +111,22 @@ def describe_environment(
     variables = {f"SM_{name.upper()}": _text(value) for name, value in named.items()}
     for prefix, each in (("SM_CHANNEL_", channels), ("SM_HP_", parameters)):
         for name, value in each.items():
-            # The toolkit keeps a hyphen, which no shell can read; the SDK writes an underscore.
+            # The toolkit keeps hyphens, which shells cannot read; the SDK replaces them by underscores.
             for spelling in (name, re.sub(r"\W", "_", name)):
                 variables[prefix + spelling.upper()] = _text(value)
     variables |= {"SAGEMAKER_JOB_NAME": job_name, "CURRENT_HOST": job.current_host}
-    if region := _decode(job.hyperparameters.get("sagemaker_region")):
+    if region := _decode(job.raw_hyperparameters.get(reserved.REGION)):
         variables["SAGEMAKER_REGION"] = _text(region)
-    return {name: value for name, value in variables.items() if _may_be_set(name, value)}
+    return {name: value for name, value in variables.items() if _is_valid(name, value)}
 
 
 def _describe_groups(resources: Mapping[str, Any], framework: Mapping[str, Any]) -> dict[str, Any]:
     listed = resources.get("instance_groups") or []
     groups = {str(group.get("instance_group_name")): group for group in listed if isinstance(group, dict)}
     current = resources.get("current_group_name") or "homogeneousCluster"
-    distributed = framework.get("sagemaker_distribution_instance_groups")
+    distributed = framework.get(reserved.DISTRIBUTION_GROUPS)
     if not distributed:
-        # As sagemaker_mpi_enabled, and its like for each way to distribute.
+        # Each kind of distribution has such a key, as sagemaker_mpi_enabled.
         enabled = any(value is True for name, value in framework.items() if name.endswith("_enabled"))
         distributed = [current] if enabled else []
     return {
@@ -151,10 +137,6 @@ def _describe_groups(resources: Mapping[str, Any], framework: Mapping[str, Any])
         "instance_groups_dict": groups,
         "is_hetero": len(groups) > 1,
     }
-
-
-def _is_platforms(name: str) -> bool:
-    return name in RESERVED or name.startswith(FRAMEWORK_PREFIX)
 
 
 def _decode(value: Any) -> Any:
@@ -170,8 +152,8 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _may_be_set(name: str, value: str) -> bool:
-    """Say whether an environment can hold it: no "=" in a name, no NUL, nothing that is no text."""
+def _is_valid(name: str, value: str) -> bool:
+    """Return whether an environment can have the variable: no "=" in the name, no NUL, only text."""
     try:
         (name + value).encode()
     except UnicodeEncodeError:

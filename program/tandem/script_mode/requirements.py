@@ -1,4 +1,4 @@
-"""What a user's program needs beside the image: requirements.txt, installed without replacing anything."""
+"""Installation of a user's requirements.txt without replacing installed packages."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tandem.errors import UserError
 logger = logging.getLogger(__name__)
 
 NAME = "requirements.txt"
-#: What packages that bring the same modules differ by: none of them may come in another version.
+#: Suffixes of packages with the same modules: none of them may be installed in another version.
 VARIANTS = ("-cpu", "-gpu", "-headless")
-#: Folders beside it whose wheels are taken instead of an index.
+#: Folders beside it whose wheels replace an index.
 VENDORED = ("wheels", "lib")
 OPTIONS = (
     "--disable-pip-version-check",
@@ -29,10 +29,10 @@ OPTIONS = (
 
 
 def install_requirements(folder: Path) -> list[Path]:
-    """Install `requirements.txt` of `folder` aside; give the folders to import from, none without the file.
+    """Install `requirements.txt` of `folder` to a new prefix; return the folders to import from.
 
-    Every package that is already installed keeps its version. Wheels in `wheels/` or `lib/` are taken
-    without asking an index. Raises `UserError` with pip's reason where that is not possible.
+    Installed packages keep their versions. With wheels in `wheels/` or `lib/`, no index is used. Without the
+    file, nothing is installed. Raises `UserError` with pip's reason for a failure.
     """
     wanted = folder / NAME
     if not wanted.is_file():
@@ -42,10 +42,10 @@ def install_requirements(folder: Path) -> list[Path]:
     constraints.write_text("".join(f"{line}\n" for line in list_installed()), encoding="utf-8")
     vendored = find_wheels(folder)
     source = ["--no-index", "--find-links", str(vendored)] if vendored else []
-    places = ["--prefix", str(prefix), "--constraint", str(constraints), "--requirement", str(wanted)]
+    target = ["--prefix", str(prefix), "--constraint", str(constraints), "--requirement", str(wanted)]
     logger.info("installing %s from %s", wanted, vendored or "the index that pip is set to")
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", *OPTIONS, *source, *places],
+        [sys.executable, "-m", "pip", "install", *OPTIONS, *source, *target],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -54,7 +54,7 @@ def install_requirements(folder: Path) -> list[Path]:
     )
     logger.log(logging.ERROR if done.returncode else logging.INFO, "pip: %s", done.stdout.strip())
     if done.returncode:
-        where = f"{vendored} has no fitting wheel" if vendored else "no index was reached or has it"
+        where = f"{vendored} has no matching wheel" if vendored else "no index was reached or has it"
         raise UserError(f"{wanted} cannot be installed: {explain(done.stdout, where)}")
     scheme = sysconfig.get_preferred_scheme("prefix")
     variables = {"base": str(prefix), "platbase": str(prefix)}
@@ -63,13 +63,13 @@ def install_requirements(folder: Path) -> list[Path]:
 
 
 def find_wheels(folder: Path) -> Path | None:
-    """Find the folder of vendored wheels beside requirements.txt; None where there is none."""
+    """Return the folder of vendored wheels beside requirements.txt; None if there is none."""
     found = (folder / name for name in VENDORED if any((folder / name).glob("*.whl")))
     return next(found, None)
 
 
 def list_installed() -> list[str]:
-    """List what is installed as constraints for pip, `name==version`, with the variants of each name."""
+    """Return constraints for pip, `name==version`, of the installed packages and their variants."""
     found = {
         str(each.metadata["Name"]).lower().replace("_", "-"): each.version
         for each in metadata.distributions()
@@ -83,15 +83,18 @@ def list_installed() -> list[str]:
 
 
 def explain(output: str, where: str) -> str:
-    """Make one sentence of what pip printed: the conflict, or what was not found."""
+    """Return pip's output as one sentence: the conflict, or the missing package."""
     lines = [line.strip() for line in output.splitlines()]
     faults = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     if "The conflict is caused by:" in lines:
         start = lines.index("The conflict is caused by:") + 1
         sides = [line.replace("The user requested (constraint)", "this image has") for line in lines[start:]]
-        sides = [side.replace("The user requested", "asked for is") for side in sides[: sides.index("")]]
+        sides = [
+            side.replace("The user requested", "requirements.txt has") for side in sides[: sides.index("")]
+        ]
         return (
-            f"{'; '.join(sides)}. What the image has stays; ask for a version that fits it, or leave it out."
+            f"{'; '.join(sides)}. The image's packages are not replaced; request a version that fits, or "
+            "leave it out."
         )
     missing = next((line for line in faults if line.startswith("No matching distribution found for ")), None)
     if missing:
@@ -99,21 +102,21 @@ def explain(output: str, where: str) -> str:
         name = missing.removeprefix("No matching distribution found for ")
         if present := _find_version(name):
             return (
-                f"{name} was not found: {where}. This image has {present}, which stays; ask for a version "
-                "that fits it, or leave it out."
+                f"{name} was not found: {where}. This image has {present}, which is not replaced; request "
+                "a version that fits, or leave it out."
             )
         return f"{name} was not found: {where}. Put a wheel of it for {python} into wheels/ beside the file."
-    return faults[0] if faults else "pip failed; its words stand in the log."
+    return faults[0] if faults else "pip failed; its output is in the log."
 
 
 def _find_version(requirement: str) -> str:
-    """Give what is installed of a requirement's package, or in its place, as name==version; else ""."""
+    """Return the installed packages with a requirement's name or modules as name==version; else ""."""
     named = re.match(r"[\w.-]+", requirement, re.ASCII)
     if not named:
         return ""
     try:
         return f"{named[0]}=={metadata.version(named[0])}"
-    except metadata.PackageNotFoundError:  # another distribution may have brought its module
+    except metadata.PackageNotFoundError:  # another distribution may have its module
         module = re.sub(r"[-.]", "_", named[0]).lower()
         names = dict.fromkeys(metadata.packages_distributions().get(module, []))
         return " and ".join(f"{name}=={metadata.version(name)}" for name in names)

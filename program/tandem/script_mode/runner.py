@@ -1,4 +1,4 @@
-"""A user's plain program, which takes the place of this process, with the flags that AWS's images give it."""
+"""Running a user's script in place of this process, with the flags that AWS's images pass."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ CALL = (
 
 
 def make_command(submission: Submission, flags: Sequence[str]) -> list[str]:
-    """Give the command that runs a program in its folder.
+    """Return the command that runs a program in its folder.
 
     A shell script is run by bash, a module of a package with setup.py by `python -m`, a Python file by
-    python, and anything else by itself. No shell reads the flags, so what they hold arrives as it is.
+    python, and any other file directly. No shell interprets the flags.
     """
     program = submission.program
     if program.endswith(".sh"):
@@ -38,26 +38,26 @@ def make_command(submission: Submission, flags: Sequence[str]) -> list[str]:
         return [sys.executable, program, *flags]
     if not os.access(submission.path, os.X_OK):
         raise UserError(
-            f"the program {submission.path} is neither .py nor .sh, and it may not be executed; give its "
-            "file the right to (chmod +x), or correct sagemaker_program."
+            f"the program {submission.path} is neither .py nor .sh, and it is not executable; make it so "
+            "(chmod +x), or correct sagemaker_program."
         )
     return [str(submission.path.resolve()), *flags]
 
 
 def make_call(entry_point: str, flags: Sequence[str]) -> list[str]:
-    """Give the command that calls `module:function` without arguments."""
+    """Return the command that calls `module:function` without arguments."""
     return [sys.executable, "-c", CALL, entry_point, *flags]
 
 
 def run_command(
     command: list[str], folder: Path, variables: Mapping[str, str], imports: Sequence[Path]
 ) -> NoReturn:
-    """Become `command`, in `folder`, which with `imports` it can import from; so signals reach it itself.
+    """Replace this process by `command`, which runs in `folder` and can import from it and from `imports`.
 
-    Raises `UserError` where it cannot be started.
+    So it gets signals itself. Raises `UserError` if it cannot be started.
     """
-    before = [path for path in os.environ.get("PYTHONPATH", "").split(":") if path]
-    paths = [str(folder), *map(str, imports), *before, str(Path(__file__).resolve().parents[2])]
+    inherited = [path for path in os.environ.get("PYTHONPATH", "").split(":") if path]
+    paths = [str(folder), *map(str, imports), *inherited, str(Path(__file__).resolve().parents[2])]
     scripts = [str(path.parents[2] / "bin") for path in imports]
     environment = {
         **restore_signals(os.environ),
@@ -71,9 +71,9 @@ def run_command(
     sys.stdout.flush()
     try:
         os.chdir(folder)
-        os.execvpe(command[0], command, environment)  # noqa: S606  # what the user asks for
+        os.execvpe(command[0], command, environment)  # noqa: S606  # the user's program
     except OSError as error:
-        hint = "; hyperparameters are too long for a command line" if error.errno == errno.E2BIG else ""
+        hint = "; the hyperparameters are too long for a command line" if error.errno == errno.E2BIG else ""
         raise UserError(f"{command[0]} cannot be started in {folder}: {error.strerror}{hint}.") from error
     except ValueError as error:  # a NUL, or half of a surrogate pair
-        raise UserError(f"a hyperparameter cannot be given as a command-line flag: {error}.") from error
+        raise UserError(f"a hyperparameter cannot be passed as a command-line flag: {error}.") from error

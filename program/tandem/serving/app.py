@@ -13,7 +13,7 @@ from tandem.algorithm import Caller
 from tandem.errors import ModelError, ModelNotReady, Overloaded
 from tandem.serving.batching import Deadline
 from tandem.serving.bodies import Bodies, ClientDisconnected, Receive
-from tandem.serving.errors import Headers, describe_error, log_error, render_error
+from tandem.serving.errors import Headers, clear_error, describe_error, log_error, render_error
 from tandem.serving.monitoring import Monitor
 from tandem.serving.pages import create_pages
 from tandem.serving.service import Answer, Request, ScoringService
@@ -113,6 +113,7 @@ class App:
             status, kind, message = describe_error(error)
             log_error(status, kind, message, _describe_request(headers))
             answer_headers, body = render_error(status, kind, message)
+            clear_error(error)
         self._monitor.finish(status, started)
         self._answers += 1  # a slow reader's answer takes memory, as a request does
         try:
@@ -168,8 +169,8 @@ class App:
             if disconnect.done():
                 request.deadline.cancel()
             disconnect.cancel()
-            if not answer.done() and future.cancel():
-                request.deadline.check()
+            if not answer.done() and future.cancel():  # no thread had taken it
+                raise request.deadline.make_error()
         return await answer
 
 

@@ -23,7 +23,7 @@ CHECK_SECONDS = 0.25
 
 
 class Deadline:
-    """How long a request may go on: `seconds` from now, or until it is cancelled as its caller hung up."""
+    """The end of the time that a request may take: `seconds` from now, or when its caller hangs up."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -32,19 +32,23 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds that are left, 0 when there are none."""
+        """Seconds that remain; 0 after the deadline."""
         return max(0.0, self._end - time.monotonic())
 
     def cancel(self) -> None:
-        """End the request: nobody waits for its answer any more."""
+        """End the request, as its caller has hung up."""
         self._is_cancelled = True
 
     def check(self) -> None:
         """Raise `Overloaded` if the request may not go on."""
+        if self._is_cancelled or not self.left:
+            raise self.make_error()
+
+    def make_error(self) -> Overloaded:
+        """Return what a request that may not go on is answered with."""
         if self._is_cancelled:
-            raise Overloaded("the caller hung up.")
-        if not self.left:
-            raise Overloaded(f"no answer within {self._seconds:g} seconds; send fewer rows or try again.")
+            return Overloaded("the caller hung up.")
+        return Overloaded(f"no answer within {self._seconds:g} seconds; send fewer rows or try again.")
 
 
 @contextmanager
@@ -60,7 +64,7 @@ def acquire_slot(slots: threading.Semaphore, deadline: Deadline) -> Iterator[Non
 
 @dataclass(eq=False, frozen=True)
 class BatchItem:
-    """Rows of one request, and the future that gets their predictions."""
+    """Rows of one request, and the future for their predictions."""
 
     rows: Any
     future: Future[Any] = field(default_factory=Future)
@@ -78,10 +82,10 @@ class BatchItem:
 
 
 class Batcher:
-    """A bounded queue that is emptied in batches of at most `max_rows` rows of equal batch_key.
+    """A bounded queue that is emptied in batches of at most `max_rows` rows of equal batch keys.
 
-    A batch is cut at once when no request is on its way; else when those on their way have arrived, when
-    it is full, or `max_wait` seconds after its first request. So one caller alone never waits.
+    A batch is taken at once when no request is on its way; else when those on their way have arrived, when
+    it is full, or `max_wait` seconds after its first item arrived. A single caller never waits.
     """
 
     def __init__(self, max_rows: int, max_wait: float, max_queued_rows: int) -> None:
@@ -96,10 +100,10 @@ class Batcher:
 
     @contextmanager
     def arrival(self) -> Iterator[Callable[[Sequence[BatchItem]], None]]:
-        """Announce a request, and give what queues its items: `with batcher.arrival() as submit: …`.
+        """Announce a request; yield a function that queues its items: `with batcher.arrival() as submit: …`.
 
-        `submit` queues all items or none; it raises `Overloaded` if they find no room. Leaving the block
-        without it takes the request off the way.
+        `submit` queues all items or none; it raises `Overloaded` if the queue is full. Leaving the block
+        without calling it withdraws the request.
         """
         token = object()
         with self._changed:
@@ -110,25 +114,25 @@ class Batcher:
             self._withdraw(token)
 
     def next_batch(self) -> list[BatchItem] | None:
-        """Wait for a batch; its futures are running. None once the batcher is closed and empty."""
+        """Wait for a batch, and mark its futures as running; None when the batcher is closed and empty."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._queue or self._closed)
                 if not self._queue:
                     return None
                 self._await_arrivals()
-                # While we waited, another model thread may have taken the queue, or callers given up.
+                # Another thread may have emptied the queue meanwhile, or callers given up.
                 if batch := self._cut():
                     return batch
 
     def close(self) -> None:
-        """Take no more work; what is queued is still handed out."""
+        """Accept no more items; those that are queued are still handed out."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def fail_all(self, error: Exception) -> None:
-        """Close, and answer everything that is queued with `error`."""
+        """Close, and fail all queued items with `error`."""
         with self._changed:
             self._closed = True
             while self._queue:
@@ -150,7 +154,7 @@ class Batcher:
             self._changed.notify_all()
             if self._closed:
                 raise Overloaded("the server is shutting down; try another one.")
-            # A request over the bound is let in when it has the queue for itself: it could never enter else.
+            # A request that is larger than the queue is accepted when the queue is empty.
             if self._queue and self.queued_rows + rows > self._max_queued_rows:
                 raise Overloaded(
                     f"{self.queued_rows} rows wait for the model already; try again in a second."
@@ -176,7 +180,7 @@ class Batcher:
             if batch and (item.batch_key != batch_key or rows + item.count > self.max_rows):
                 break
             self._pop()
-            if item.future.set_running_or_notify_cancel():  # false where the caller gave up
+            if item.future.set_running_or_notify_cancel():  # false if the caller gave up
                 batch.append(item)
                 batch_key = item.batch_key
                 rows += item.count
@@ -189,10 +193,10 @@ class Batcher:
 
 
 def compute_batches(batcher: Batcher, compute: Callable[[list[BatchItem]], list[Any]]) -> None:
-    """Compute batches until `batcher` is closed and empty; `compute` gives each item its own part.
+    """Compute batches until `batcher` is closed and empty; `compute` returns one prediction per item.
 
-    One request must not take the others down: a batch that fails is computed again item by item. What is no
-    `Exception` is raised, after all that waited for that batch know.
+    A batch that fails is computed again item by item, so that only the item at fault fails. Other exceptions
+    than `Exception` are raised, after they were passed to all items of the batch.
     """
     while (batch := batcher.next_batch()) is not None:
         try:
@@ -220,7 +224,7 @@ def _compute(batch: list[BatchItem], compute: Callable[[list[BatchItem]], list[A
 
 
 def describe_failure(error: Exception) -> TandemError:
-    """Give what the caller sees of a failure in `predict_fn`: its sentence if it has one, else no inside."""
+    """Return what the caller sees of an error in `predict_fn`: only a `TandemError` shows its own words."""
     if isinstance(error, TandemError):
         return error
     logger.error("predict_fn failed", exc_info=error)
@@ -228,7 +232,7 @@ def describe_failure(error: Exception) -> TandemError:
 
 
 def await_predictions(items: Sequence[BatchItem], deadline: Deadline) -> list[Any]:
-    """Wait for all of `items`; what waits for a caller that hung up, or too long, is not computed."""
+    """Return the predictions of all items; cancel those that are still queued after the deadline."""
     futures = [item.future for item in items]
     waiting: set[Future[Any]] = set(futures)
     try:
@@ -237,7 +241,7 @@ def await_predictions(items: Sequence[BatchItem], deadline: Deadline) -> list[An
                 waiting, min(deadline.left, CHECK_SECONDS), concurrent.futures.FIRST_EXCEPTION
             )
             for future in done:
-                future.result()  # raises what the model thread found
+                future.result()  # raises the model thread's error
             if waiting:
                 deadline.check()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 from collections.abc import Mapping
 
 from tandem.errors import TandemError
@@ -22,6 +23,17 @@ def describe_error(error: BaseException) -> tuple[int, str, str]:
         return error.status, error.kind, str(error)
     logger.error("a request failed", exc_info=error)
     return TandemError.status, TandemError.kind, "the server failed; its log has the details."
+
+
+def clear_error(error: BaseException | None) -> None:
+    """Clear the variables of the frames that an exception went through.
+
+    Some of them hold the exception itself, in a future: such a cycle would keep the request's body in memory
+    until the garbage collector runs.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def render_error(status: int, kind: str, message: str) -> tuple[Headers, bytes]:

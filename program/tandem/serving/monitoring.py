@@ -1,4 +1,4 @@
-"""What a serving process tells of itself: Prometheus text, and CloudWatch's embedded metric lines."""
+"""Metrics of a serving process, for Prometheus and in CloudWatch's embedded metric format."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import logging
 import os
 import threading
 import time
-from collections import Counter as Tally
+from collections import Counter as Counts
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,8 @@ logger = logging.getLogger(__name__)
 
 #: Prometheus's own variable: the folder in which several processes count together.
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-#: Its files of a process, by the kinds of metrics below, and the bytes that it gives each.
-_SHARED_FILES = ("counter_{}.db", "histogram_{}.db", "gauge_livesum_{}.db")
-_SHARED_BYTES = 1 << 16
+#: Bytes that a process's files in that folder take, rounded up.
+SHARED_BYTES = 1 << 18
 #: Seconds, from a row of numbers to what the platform lets a request take.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -28,44 +27,43 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 EMF_VALUES = 100
 
 
-def forget_process(pid: int) -> None:
-    """Take off what a process that ended had in progress; what it counted stays."""
-    with suppress(KeyError, OSError):
-        Path(os.environ[SHARED_FOLDER], _SHARED_FILES[-1].format(pid)).unlink()
-
-
-def _reserve_files() -> None:
-    """Take the room for this process's shared files; without it, count alone.
-
-    The client would map files with holes, and a hole that finds the disk full ends the process.
-    """
+def _check_shared_folder() -> None:
+    """Count alone where the shared folder has no space: a write to a mapped file would end the process."""
     if SHARED_FOLDER not in os.environ:
         return
-    folder = Path(os.environ[SHARED_FOLDER])
-    try:
-        for name in _SHARED_FILES:
-            with (folder / name.format(os.getpid())).open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, _SHARED_BYTES)
-    except OSError as error:
-        logger.warning("/metrics shows each process alone: %s", error)
-        for name in _SHARED_FILES:
-            (folder / name.format(os.getpid())).unlink(missing_ok=True)
-        del os.environ[SHARED_FOLDER]
+    space = os.statvfs(os.environ[SHARED_FOLDER])
+    if space.f_bavail * space.f_frsize < SHARED_BYTES:
+        logger.warning("/metrics shows each process alone: %s is full", os.environ.pop(SHARED_FOLDER))
+
+
+def _allocate_shared_files() -> None:
+    """Take the space of the shared files, which are sparse, so that a disk that fills up changes nothing."""
+    if SHARED_FOLDER not in os.environ:
+        return
+    for path in Path(os.environ[SHARED_FOLDER]).iterdir():
+        with suppress(OSError), path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 class Monitor:
     """Counts requests and times their stages; threads may share it.
 
-    It shows what it saw to Prometheus on request, and to CloudWatch as a line on standard output every
-    `emf_seconds`, if that is not 0: those lines need no network and no agent.
+    It renders them for Prometheus on request. If `emf_seconds` is not 0, it also logs a line for CloudWatch
+    that often, which needs no network and no agent. What the processes `ended` had in progress is dropped;
+    what they counted stays.
     """
 
-    def __init__(self, device: str, emf_seconds: float = 0) -> None:
-        _reserve_files()
+    def __init__(self, device: str, emf_seconds: float = 0, ended: Iterable[int] = ()) -> None:
+        _check_shared_folder()
+        # Whether several processes count together is decided when this is first imported.
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram  # noqa: PLC0415
+        from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
 
+        if SHARED_FOLDER in os.environ:
+            for pid in ended:
+                mark_process_dead(pid)  # type: ignore[no-untyped-call]
         self._device = device
-        #: how many rows wait for the model; the service that is watched sets it
+        #: Returns how many rows and unread requests wait; set by the server.
         self.count_queued: Callable[[], int] = int
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
@@ -86,35 +84,37 @@ class Monitor:
         )
         devices = Gauge("tandem_device", "Processes by the device they compute on.", ["device"], **live)
         devices.labels(device).set(1)
+        self._requests.labels(200)  # a metric with labels has no file before
+        _allocate_shared_files()
         self._children: dict[str, Any] = {"rows": self._rows}
-        self._tally: Tally[str] = Tally()
+        self._counts: Counts[str] = Counts()
         self._milliseconds: deque[float] = deque(maxlen=EMF_VALUES)
         if emf_seconds:
             threading.Thread(target=self._emit, args=(emf_seconds,), name="emf", daemon=True).start()
 
     def observe(self, what: str, value: float) -> None:
-        """Note the `rows` of a batch, or the seconds of a stage: read, queue, predict or write."""
+        """Record the `rows` of a batch, or the seconds of a stage: read, queue, predict or write."""
         child = self._children.get(what)
         if child is None:
             child = self._children[what] = self._seconds.labels(what)
         child.observe(value)
 
     def begin(self) -> float:
-        """Note that a request has come; give what `finish` wants."""
+        """Record the start of a request; return what `finish` takes."""
         self._in_flight.inc()
         return time.monotonic()
 
     def finish(self, status: int, begun: float) -> None:
-        """Note that a request which had `begun` is answered."""
+        """Record the status of a request and its seconds since it had `begun`."""
         seconds = time.monotonic() - begun
         self._in_flight.dec()
         self._requests.labels(status).inc()
         self.observe("total", seconds)
-        self._tally[str(status)[0]] += 1
+        self._counts[str(status)[0]] += 1
         self._milliseconds.append(round(seconds * 1000, 3))
 
     def render(self) -> tuple[bytes, str]:
-        """Give Prometheus's text and its media type, of all processes that serve here."""
+        """Return Prometheus's text and its media type, for all processes of this server."""
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest  # noqa: PLC0415
         from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
 
@@ -126,13 +126,13 @@ class Monitor:
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
     def render_emf(self) -> str:
-        """Give what happened since the last call as one line in CloudWatch's embedded metric format."""
-        tally, self._tally = self._tally, Tally()
+        """Return what happened since the last call as one line in CloudWatch's embedded metric format."""
+        counts, self._counts = self._counts, Counts()
         milliseconds = [self._milliseconds.popleft() for _ in range(len(self._milliseconds))]
         values: dict[str, tuple[str, Any]] = {
-            "Requests": ("Count", sum(tally.values())),
-            "ClientErrors": ("Count", tally["4"]),
-            "ServerErrors": ("Count", tally["5"]),
+            "Requests": ("Count", sum(counts.values())),
+            "ClientErrors": ("Count", counts["4"]),
+            "ServerErrors": ("Count", counts["5"]),
             "QueuedRows": ("Count", self.count_queued()),
         }
         if milliseconds:

@@ -1,4 +1,4 @@
-"""The service in words: a sentence for a person, an OpenAPI document for a program."""
+"""Descriptions of the service: a sentence for people, an OpenAPI document for programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ERROR = {
     },
 }
 _FAILURES = {
-    "400": "The body cannot be read as what it says it is.",
+    "400": "The body is not valid for its Content-Type.",
     "406": "None of the media types in Accept can be produced.",
     "413": "The body is too large.",
     "415": "The Content-Type cannot be read.",
@@ -24,7 +24,7 @@ _FAILURES = {
 
 
 def describe_service(content_types: Sequence[str]) -> str:
-    """Say in a sentence or two what this is and how to use it."""
+    """Return a sentence or two on what this is and how to use it."""
     return (
         "This is a model that answers requests: POST one to /invocations, as "
         f"{', '.join(content_types)}. GET /ping tells whether it is ready, "
@@ -33,7 +33,7 @@ def describe_service(content_types: Sequence[str]) -> str:
 
 
 def make_openapi(content_types: Sequence[str], accepts: Sequence[str]) -> dict[str, Any]:
-    """Give the OpenAPI 3.1 document of the routes, for what the algorithm reads and writes."""
+    """Return the OpenAPI 3.1 document of the routes, with the media types of the algorithm."""
     failures = {
         status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
         for status, text in _FAILURES.items()
@@ -47,17 +47,17 @@ def make_openapi(content_types: Sequence[str], accepts: Sequence[str]) -> dict[s
         },
     }
     ping = {
-        "summary": "Tell whether requests can be scored.",
+        "summary": "Check whether requests can be scored.",
         "responses": {"200": {"description": "They can."}, "503": failures["503"], "500": failures["500"]},
     }
     batch = {
-        "summary": "Tell batch transform how to send.",
+        "summary": "Parameters for batch transform.",
         "responses": {
             "200": {"description": "Concurrency and payload.", "content": _list_types(["application/json"])}
         },
     }
     metrics = {
-        "summary": "Show counts and times to Prometheus.",
+        "summary": "Metrics for Prometheus.",
         "responses": {"200": {"description": "Prometheus's text.", "content": _list_types(["text/plain"])}},
     }
     return {

@@ -1,4 +1,4 @@
-"""nginx in front of the serving processes, for those who want what only it has; off by default."""
+"""nginx in front of the serving processes, optional: for a port that strangers can reach."""
 
 from __future__ import annotations
 

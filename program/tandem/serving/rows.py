@@ -1,6 +1,6 @@
-"""The row rule: data of a request is rows, an array or a list, and a prediction has one result for each.
+"""The row rule: a request's data is rows, in an array or a list, and a prediction has one result per row.
 
-Other data is computed on its own, and never cut.
+Other data is computed on its own and never split.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tandem.errors import ModelError
 
 
 def count_rows(rows: Any) -> int:
-    """Count the rows of a request; 1 for data that is no array and no list, which is never cut."""
+    """Return the number of rows; 1 for data that is neither an array nor a list, which is never split."""
     return len(rows) if _has_rows(rows) else 1
 
 
@@ -27,14 +27,14 @@ def get_batch_key(rows: Any) -> object:
 
 
 def split_rows(rows: Any, limit: int) -> list[Any]:
-    """Cut a request's rows into parts of at most `limit`; no rows give no parts."""
+    """Split rows into parts of at most `limit` rows; no rows give no parts."""
     if not _has_rows(rows):
         return [rows]
     return [rows[start : start + limit] for start in range(0, len(rows), limit)]
 
 
 def merge_rows(parts: Sequence[Any]) -> Any:
-    """Put parts of equal batch keys together again: arrays along the first axis, lists end to end."""
+    """Concatenate parts of equal batch keys: arrays along the first axis, lists end to end."""
     if len(parts) == 1:
         return parts[0]
     if isinstance(parts[0], np.ndarray):
@@ -43,7 +43,7 @@ def merge_rows(parts: Sequence[Any]) -> Any:
 
 
 def split_prediction(prediction: Any, parts: Sequence[Any]) -> list[Any]:
-    """Give each of the `parts` that were merged its own rows of the prediction.
+    """Return the rows of the prediction that belong to each of the merged `parts`.
 
     Raises `ModelError` where the prediction does not hold one result a row, in an array or a list.
     """
@@ -61,7 +61,7 @@ def split_prediction(prediction: Any, parts: Sequence[Any]) -> list[Any]:
         ends = list(itertools.accumulate(counts))
         return [prediction[end - count : end] for count, end in zip(counts, ends, strict=True)]
     raise ModelError(
-        f"predict_fn gave {got} for {rows} rows; it must give one a row, in order, in an array or a list."
+        f"predict_fn returned {got} for {rows} rows; expected one result per row, in an array or list."
     )
 
 

@@ -1,4 +1,4 @@
-"""Serve: gunicorn with one process a model copy, planned from what the machine has."""
+"""The server: gunicorn with one process per copy of the model, as many as the machine is good for."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tandem.runtime.resources import find_resources
 from tandem.serving.app import App
 from tandem.serving.fleet import Fleet, Plan, make_plan
 from tandem.serving.http import DRAIN_SECONDS, Worker
-from tandem.serving.monitoring import SHARED_FOLDER, Monitor, forget_process
+from tandem.serving.monitoring import SHARED_FOLDER, Monitor
 from tandem.serving.proxy import find_socket, serve_behind, start_proxy
 from tandem.serving.service import Limits, ScoringService
 from tandem.settings import Settings, render_settings
@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 
 #: Open files and connections of a process, where the system allows as many.
 MAX_DESCRIPTORS = 65_536
-#: Exit status of a serving process that died after it was ready: gunicorn starts another one.
+#: Exit status of a serving process that cannot go on.
 DIED = 1
 
 
 class _Log(Logger):  # type: ignore[misc]
-    """Gunicorn's log, whose lines go where all others go."""
+    """gunicorn's logger, which passes its lines on to the root logger."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -50,7 +50,7 @@ class _Log(Logger):  # type: ignore[misc]
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn, configured in code; it imports no framework before it forks."""
+    """gunicorn, configured in code. It imports no framework before it forks."""
 
     def __init__(self, settings: Settings, decision: Decision, plan: Plan, scratch: str, bind: str) -> None:
         self._settings = settings
@@ -60,6 +60,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         self._bind = bind
         self._fleet = Fleet(plan.workers)
         self._slot = 0
+        self._ended: list[int] = []
         self._service: ScoringService | None = None
         self._worker: Any = None
         self._heartbeat: asyncio.Task[None] | None = None
@@ -89,7 +90,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """Build the app in a serving process, after the fork; the model begins to load."""
         try:
             algorithm = _find_algorithm(self._settings)
-            monitor = Monitor(self._decision.device, self._settings.emf_seconds)
+            monitor = Monitor(self._decision.device, self._settings.emf_seconds, self._ended)
             context = Context(
                 model_dir=self._settings.base_dir / "model",
                 decision=self._decision,
@@ -129,11 +130,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """
         self._heartbeat = asyncio.create_task(self._notify())
         if self._plan.workers > 1 and self._fleet.is_complete and self._service is not None:
-            while not await asyncio.to_thread(self._service.wait, 1.0):
-                pass
+            await asyncio.to_thread(self._service.wait)
 
     async def _notify(self) -> None:
-        """Tell gunicorn that the loop is alive; uvicorn does by the clock on the wall, which may be set."""
+        """Tell gunicorn that the loop is alive, as uvicorn does, and also after the clock was set."""
         while True:
             self._worker.notify()
             await asyncio.sleep(10)
@@ -143,15 +143,12 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         os.environ.update(self._environment())
 
     def _on_child_exit(self, _master: Any, worker: Any) -> None:
-        """Free what a process had; end the server where one after the other ends before it was ready."""
-        was_hopeless = self._fleet.is_hopeless
+        """Free what a process had, and end the server, once, where another process would not help."""
+        was_ending = bool(self._fleet.end_reason)
         self._fleet.free(worker.age)
-        forget_process(worker.pid)
-        if self._fleet.is_hopeless and not was_hopeless:
-            raise HaltServer(
-                "process after process ended before its model was loaded; is there memory enough for it?",
-                Arbiter.WORKER_BOOT_ERROR,
-            )
+        self._ended.append(worker.pid)
+        if not was_ending and self._fleet.end_reason:
+            raise HaltServer(self._fleet.end_reason, Arbiter.WORKER_BOOT_ERROR)
 
     def _limits(self, algorithm: Algorithm) -> Limits:
         return Limits(
@@ -167,10 +164,11 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         return self._decision.environment(self._slot % len(gpus) if gpus else None)
 
     def _end_process(self, _error: BaseException) -> None:
-        """End this process: one that was never ready ends the container with it, another one is replaced."""
-        ready = self._service is not None and self._service.loaded
+        """End this process; gunicorn replaces it if its model was ready, and else ends the server."""
+        if self._service is None or not self._service.loaded:
+            self._fleet.mark_failed(self._slot)
         logging.shutdown()
-        os._exit(DIED if ready else Arbiter.WORKER_BOOT_ERROR)
+        os._exit(DIED)
 
 
 def _find_algorithm(settings: Settings) -> Algorithm:
@@ -184,7 +182,7 @@ def _find_algorithm(settings: Settings) -> Algorithm:
 
 
 def _find_scratch() -> str:
-    """Give a folder for a few small files that go with the server; in memory, if one is."""
+    """Return a folder for a few small files, in memory if possible."""
     if os.access("/dev/shm", os.W_OK):  # noqa: S108
         return "/dev/shm"  # noqa: S108
     try:
@@ -197,10 +195,10 @@ def _find_scratch() -> str:
 
 
 @contextlib.contextmanager
-def _make_folder(place: str) -> Iterator[Path]:
-    """Make a folder in `place` that goes with this process; those forked from it leave it alone."""
+def _make_folder(parent: str) -> Iterator[Path]:
+    """Make a temporary folder in `parent`; only this process removes it, not those forked from it."""
     owner = os.getpid()
-    folder = Path(tempfile.mkdtemp(prefix="tandem-", dir=place))
+    folder = Path(tempfile.mkdtemp(prefix="tandem-", dir=parent))
     try:
         yield folder
     finally:
@@ -209,7 +207,7 @@ def _make_folder(place: str) -> Iterator[Path]:
 
 
 def main(arguments: Sequence[str], choose_device: Callable[[str, str | None], Decision]) -> int:
-    """Serve until SIGTERM, then raise `SystemExit` with gunicorn's status; give 1 where it cannot start.
+    """Serve until SIGTERM, then raise `SystemExit` with gunicorn's status; return 1 if it cannot start.
 
     `choose_device(wanted, visible)` decides where the model computes without importing a framework.
     """
@@ -227,7 +225,7 @@ def main(arguments: Sequence[str], choose_device: Callable[[str, str | None], De
         scratch = _find_scratch()
         _serve(settings, choose_device(settings.device, settings.visible_devices), scratch)
     except TandemError as error:
-        logger.error("%s", error)  # noqa: TRY400  # the sentence is the whole story
+        logger.error("%s", error)  # noqa: TRY400  # the message says it all
     return 1
 
 
@@ -250,7 +248,7 @@ def _serve(settings: Settings, decision: Decision, scratch: str) -> None:
         if plan.workers > 1:
             os.environ[SHARED_FOLDER] = str(stack.enter_context(_make_folder(scratch)))
         if not settings.nginx:
-            Server(settings, decision, plan, scratch, f"0.0.0.0:{settings.port}").run()
+            Server(settings, decision, plan, scratch, f"0.0.0.0:{settings.port}").run()  # which exits
         # Not in memory: long bodies wait in files there.
         folder = stack.enter_context(_make_folder(tempfile.gettempdir()))
         server = Server(settings, decision, plan, scratch, f"unix:{find_socket(folder)}")

@@ -1,4 +1,4 @@
-"""The scoring service: owns the model, and is the way from a request's bytes to an answer's bytes."""
+"""The scoring service: it owns the model, and turns a request's bytes into an answer's bytes."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ UNUSABLE = "the model cannot be used; the log has the cause."
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds a service: rows a batch, seconds a batch waits, rows queued, seconds a request may wait.
+    """Limits of a service: rows per batch, seconds that a batch waits, rows queued, seconds to stop.
 
-    `readers` requests are decoded at once; more would only take turns on the cores.
+    `readers` requests are decoded at once; more would only compete for the cores.
     """
 
     batch_rows: int
@@ -69,12 +69,12 @@ class Answer(NamedTuple):
 class ScoringService:
     """Scores requests with one model, and is the only one to touch it.
 
-    `start` returns at once; the model thread loads the model. A framework's model is used by the one
-    thread that loaded it, which computes in batches. An engine that any thread may use says by the model's
-    attribute `concurrency` how many computing at once pay, and each request is computed by the thread that
-    read it; `max_batch_rows` says how many rows at once pay. `on_failure` is called, once, with the error
-    that made the service unable to score: loading failed, or the model thread died. `observe` is told the
-    seconds of each stage (read, queue, predict, write) and the `rows` that were computed at once.
+    `start` returns at once; the model thread loads the model. By default only that thread uses the model,
+    in batches. A model that any thread may use has an attribute `concurrency`, the number of threads that
+    may compute at once; then each request is computed by the thread that read it. A model's attribute
+    `max_batch_rows` limits the rows of a batch. `on_failure` is called once, with the error that ended the
+    service: loading failed, or the model thread died. `observe` is called with the seconds of each stage
+    (read, queue, predict, write) and with the `rows` of each batch.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class ScoringService:
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
     def start(self) -> None:
-        """Begin to load the model in its thread."""
+        """Start to load the model in its thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what is queued and end the model thread; at most `timeout` seconds."""
+        """Finish what is queued and end the model thread, within `timeout` seconds."""
         self._batcher.close()
         self._thread.join(self.limits.timeout)
 
@@ -116,16 +116,16 @@ class ScoringService:
         """Whether the model has been ready at some time."""
         return self._loaded.is_set()
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for the model to be loaded; return whether it is."""
-        return self._loaded.wait(seconds)
+    def wait(self) -> None:
+        """Wait until the model has been loaded."""
+        self._loaded.wait()
 
     def count_queued(self) -> int:
-        """Count the rows that wait for the model."""
+        """Return how many rows wait for the model."""
         return self._batcher.queued_rows
 
     def check(self) -> None:
-        """Return if requests can be scored; raise `ModelNotReady` while loading, else `ModelError`."""
+        """Raise `ModelNotReady` while the model loads, and `ModelError` if it cannot be used."""
         if self.failure is not None:
             raise ModelError(UNUSABLE)
         if not self._loaded.is_set():
@@ -154,11 +154,11 @@ class ScoringService:
             encoded, answer_type = encoded
         if isinstance(encoded, str):
             encoded = encoded.encode()
-        # Whatever holds bytes will do; bytes() alone would take a number for so many zeros.
+        # Any bytes-like object; bytes() itself would turn a number into as many zeros.
         return Answer(encoded if isinstance(encoded, bytes) else bytes(memoryview(encoded)), answer_type)
 
     def _score_here(self, read: Callable[[], list[Any]], deadline: Deadline) -> Any:
-        """Compute in this thread; a request of many rows stops between its parts when it may not go on."""
+        """Compute in this thread; a request of many rows ends between its parts after its deadline."""
         predictions: list[Any] = []
         for part in read():
             deadline.check()
@@ -172,7 +172,7 @@ class ScoringService:
         return merge_rows(predictions)
 
     def _score_in_batches(self, read: Callable[[], list[Any]], deadline: Deadline) -> Any:
-        """Let the model thread compute, together with other requests."""
+        """Compute in the model thread, in batches with other requests."""
         with self._batcher.arrival() as submit:
             with acquire_slot(self._slots, deadline):
                 items = [BatchItem(part) for part in read()]
@@ -180,7 +180,7 @@ class ScoringService:
         return merge_rows(await_predictions(items, deadline))
 
     def _read(self, body: bytes, content_type: str, context: Context) -> list[Any]:
-        """Give the request's rows, in parts of as many as are computed at once."""
+        """Return the request's rows, in parts of at most the rows of a batch."""
         started = time.monotonic()
         try:
             rows = self.algorithm.input_fn(body, content_type, context)
@@ -205,7 +205,7 @@ class ScoringService:
         return content_type
 
     def _compute(self, parts: Sequence[Any]) -> list[Any]:
-        """Compute rows of equal likeness together; give each part its predictions."""
+        """Compute rows of equal batch keys together; return the predictions of each part."""
         predict_fn = self.algorithm.predict_fn
         assert predict_fn is not None  # noqa: S101  # required when the service was made
         self._observe("rows", sum(map(count_rows, parts)))
@@ -221,7 +221,7 @@ class ScoringService:
             self._load()
             if not self.max_concurrency:
                 compute_batches(self._batcher, self._compute_items)
-        except BaseException as error:  # noqa: BLE001  # the rim of the thread
+        except BaseException as error:  # noqa: BLE001  # the last frame of the thread
             self._fail(error)
 
     def _load(self) -> None:

@@ -1,4 +1,4 @@
-"""A manifest is read strictly, and no file passes that training did not write."""
+"""A manifest is validated on reading, and only files that training wrote are accepted."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ MANIFEST = Manifest(
 
 @pytest.fixture
 def bundle(tmp_path):
-    """Files that hold their own names, with the manifest that fits them."""
+    """Files that contain their own names, and their manifest."""
     (tmp_path / "openvino").mkdir()
     for name in FILES:
         (tmp_path / name).write_bytes(name.encode())
@@ -37,35 +37,35 @@ def bundle(tmp_path):
     return tmp_path
 
 
-def test_what_is_written_is_read(bundle):
+def test_a_written_manifest_is_read_back(bundle):
     assert read_manifest(bundle) == MANIFEST
     verify(bundle, MANIFEST)
 
 
-def test_the_text_is_json_with_its_format(bundle):
+def test_the_text_is_json_with_a_format_number(bundle):
     data = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     assert data["format"] == 1
     assert data["labels"] == ["ant", "bee", "caf\u00e9"]
 
 
-def test_numpy_numbers_and_paths_become_plain():
+def test_numpy_numbers_and_paths_become_json_values():
     manifest = Manifest(**vars(MANIFEST) | {"hyperparameters": {"rate": np.float32(0.5), "from": Path("/x")}})
     assert Manifest.from_json(manifest.to_json()).hyperparameters == {"rate": 0.5, "from": "/x"}
 
 
-def test_no_manifest_is_none(tmp_path):
+def test_a_missing_manifest_is_none(tmp_path):
     assert read_manifest(tmp_path) is None
 
 
 @pytest.mark.parametrize("missing", ["openvino/model.bin", "openvino/model.xml"])
-def test_half_an_openvino_form_is_none(missing):
+def test_one_openvino_file_alone_is_not_a_model(missing):
     assert MANIFEST.has_openvino
     files = {name: value for name, value in MANIFEST.files.items() if name != missing}
     assert not Manifest(**vars(MANIFEST) | {"files": files}).has_openvino
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_one_changed_byte_is_found_and_its_file_named(bundle, name):
+def test_a_file_with_one_changed_byte_is_named(bundle, name):
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
     (bundle / name).write_bytes(content)
@@ -106,7 +106,7 @@ def test_a_missing_file_is_named(bundle, name):
         ("files", {"model.h5": "00", "golden.npz": "00", "/etc/passwd": "00"}),
     ],
 )
-def test_a_wrong_or_missing_entry_is_refused_by_name(name, value):
+def test_an_invalid_or_missing_entry_is_named(name, value):
     data = json.loads(MANIFEST.to_json())
     with pytest.raises(UserError, match=f"got .* for '{name}', expected"):
         Manifest.from_json(json.dumps(data | {name: value}))
@@ -117,7 +117,7 @@ def test_a_wrong_or_missing_entry_is_refused_by_name(name, value):
         Manifest.from_json(json.dumps(data))
 
 
-def test_each_precision_has_a_tolerance_of_its_own_that_the_manifest_states():
+def test_the_manifest_states_each_precisions_tolerance():
     manifest = Manifest(
         **vars(MANIFEST) | {"golden_tolerance": 0.004, "precisions": {"int8": {"tolerance": 0.2}}}
     )
@@ -135,25 +135,25 @@ def test_a_manifest_from_before_reduced_precision_is_read():
 
 
 @pytest.mark.parametrize("missing", ["openvino/int8/model.bin", "openvino/int8/model.xml", "both"])
-def test_half_an_int8_form_is_none(missing):
+def test_one_int8_file_alone_is_not_a_model(missing):
     both = {"openvino/int8/model.xml": "00", "openvino/int8/model.bin": "00"}
     assert Manifest(**vars(MANIFEST) | {"files": MANIFEST.files | both}).has_int8
     kept = {} if missing == "both" else {name: value for name, value in both.items() if name != missing}
     assert not Manifest(**vars(MANIFEST) | {"files": MANIFEST.files | kept}).has_int8
 
 
-def test_an_entry_of_a_later_program_is_ignored():
-    data = json.loads(MANIFEST.to_json()) | {"trained_by": "a later program"}
+def test_unknown_entries_are_ignored():
+    data = json.loads(MANIFEST.to_json()) | {"trained_by": "a later version"}
     assert Manifest.from_json(json.dumps(data)) == MANIFEST
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "null", '{"format": 1'])
-def test_what_is_no_manifest_of_this_format_is_refused(text):
+def test_other_formats_and_invalid_json_are_rejected(text):
     with pytest.raises(UserError, match=r"manifest\.json"):
         Manifest.from_json(text)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path):
+def test_a_manifest_that_is_not_utf8_is_rejected(tmp_path):
     (tmp_path / "manifest.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8"):
         read_manifest(tmp_path)

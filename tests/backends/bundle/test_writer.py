@@ -1,4 +1,4 @@
-"""A bundle is written whole or not at all, and read only when it is what training wrote."""
+"""A bundle is written completely or not at all, and its reference answers are validated on reading."""
 
 import os
 import shutil
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from backends.bundle.agreement import largest_difference
-from backends.bundle.manifest import Manifest, read_manifest, sha256, verify
-from backends.bundle.writer import read_golden, write_bundle
+from backends.bundle.manifest import Manifest, read_golden, read_manifest, sha256, verify
+from backends.bundle.writer import write_bundle
 from tandem.errors import UserError
 from tandem.runtime.devices import Decision
 
-# Keras 3 on TensorFlow 2.21 under NumPy 2: theirs to repair.
+# Raised inside Keras 3 on TensorFlow 2.21 with NumPy 2.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
 )
@@ -73,11 +73,11 @@ def names(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_bundle_holds_the_model_twice_its_golden_answers_and_a_manifest(bundle):
+def test_a_bundle_has_both_models_the_reference_answers_and_a_manifest(bundle):
     assert names(bundle) == FILES | {"manifest.json"}
 
 
-def test_the_manifest_read_back_says_what_was_written(bundle, rows):
+def test_the_manifest_describes_the_bundle(bundle, rows):
     manifest = read_manifest(bundle)
     assert manifest.labels == LABELS
     assert (manifest.input_shape, manifest.input_dtype) == ((8, 8, 3), "uint8")
@@ -91,17 +91,17 @@ def test_the_manifest_read_back_says_what_was_written(bundle, rows):
     verify(bundle, manifest)
 
 
-def test_golden_answers_are_the_models_own(bundle, model, rows):
+def test_the_reference_answers_are_the_models_outputs(bundle, model, rows):
     stored, answers = read_golden(bundle, read_manifest(bundle))
     assert (stored == rows).all()
     assert largest_difference(answers, model(rows.astype("float32"), training=False).numpy()) < 1e-6
 
 
-def test_no_more_than_64_golden_rows_are_kept(tmp_path, model, rows):
+def test_at_most_64_reference_answers_are_stored(tmp_path, model, rows):
     assert write(tmp_path, model, np.concatenate([rows] * 5)).golden_rows == 64
 
 
-def test_model_h5_loads_alone_and_carries_no_optimizer(tmp_path, model, rows):
+def test_model_h5_loads_alone_and_has_no_optimizer(tmp_path, model, rows):
     import h5py
     import keras
 
@@ -118,7 +118,7 @@ def test_keras_advice_against_h5_is_not_logged(tmp_path, model, rows, caplog):
     assert not [record for record in caplog.records if "legacy" in record.getMessage()]
 
 
-def test_a_second_bundle_replaces_the_first_and_leaves_other_files_alone(bundle, model, rows):
+def test_a_second_bundle_replaces_the_first_and_keeps_other_files(bundle, model, rows):
     (bundle / "notes.txt").write_text("mine")
     write(bundle, model, rows, labels=("x", "y", "z"))
     assert names(bundle) == FILES | {"manifest.json", "notes.txt"}
@@ -126,7 +126,7 @@ def test_a_second_bundle_replaces_the_first_and_leaves_other_files_alone(bundle,
     verify(bundle, read_manifest(bundle))
 
 
-def test_what_an_interrupted_writer_left_is_cleared(tmp_path, model, rows):
+def test_files_of_an_interrupted_writer_are_removed(tmp_path, model, rows):
     (tmp_path / ".incomplete-old" / "openvino").mkdir(parents=True)
     (tmp_path / ".incomplete-old" / "model.h5").write_bytes(b"half")
     write(tmp_path, model, rows)
@@ -136,27 +136,27 @@ def test_what_an_interrupted_writer_left_is_cleared(tmp_path, model, rows):
 @pytest.mark.parametrize(
     ("changed", "error"),
     [
-        pytest.param({"hyperparameters": {("no", "key"): 1}}, TypeError, id="after the model was stored"),
-        pytest.param({"labels": ("twice", "twice", "once")}, UserError, id="a manifest nobody could read"),
+        pytest.param({"hyperparameters": {("no", "key"): 1}}, TypeError, id="after the model is stored"),
+        pytest.param({"labels": ("twice", "twice", "once")}, UserError, id="an invalid manifest"),
         pytest.param({"labels": ("one", "too few")}, ValueError, id="labels and outputs differ"),
         pytest.param({"golden_inputs": np.zeros((4, 8, 8, 3))}, ValueError, id="rows of float64"),
         pytest.param({"golden_inputs": np.zeros((0, 8, 8, 3), "uint8")}, ValueError, id="no rows"),
     ],
 )
-def test_a_failure_leaves_nothing_half_written(tmp_path, model, rows, changed, error):
+def test_a_failure_leaves_no_files(tmp_path, model, rows, changed, error):
     with pytest.raises(error):
         write(tmp_path, model, rows, **changed)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_leaves_the_older_bundle_whole(bundle, model, rows):
+def test_a_failure_leaves_the_previous_bundle_unchanged(bundle, model, rows):
     before = {name: sha256(bundle / name) for name in names(bundle)}
     with pytest.raises(TypeError):
         write(bundle, model, rows, hyperparameters={("no", "key"): 1})
     assert {name: sha256(bundle / name) for name in names(bundle)} == before
 
 
-def test_a_model_that_answers_nan_is_refused(tmp_path, rows):
+def test_a_model_with_nan_outputs_is_rejected(tmp_path, rows):
     import keras
 
     broken = keras.Sequential([keras.layers.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
@@ -165,8 +165,8 @@ def test_a_model_that_answers_nan_is_refused(tmp_path, rows):
         write(tmp_path, broken, rows)
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path, model, rows):
-    """HDF5 and OpenVINO would crash there, or leave a part out without a word."""
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path, model, rows):
+    """On a full disk HDF5 and OpenVINO crash or silently write incomplete files."""
     model_dir = tmp_path / "small"
     model_dir.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(model_dir)]
@@ -180,24 +180,23 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path, model, rows):
         subprocess.run(["umount", str(model_dir)], check=True)
 
 
-def test_a_pickle_in_the_golden_file_is_not_opened(bundle):
+def test_a_pickle_in_golden_npz_is_not_loaded(bundle):
     np.savez(bundle / "golden.npz", inputs=np.array([object()]), answers=np.array([object()]))
     with pytest.raises(UserError, match="allow_pickle"):
         read_golden(bundle, read_manifest(bundle))
 
 
-def test_golden_rows_of_another_shape_are_refused(bundle):
+def test_reference_rows_of_another_shape_are_rejected(bundle):
     np.savez(bundle / "golden.npz", inputs=np.zeros((2, 4, 4, 3), "uint8"), answers=np.zeros((2, 3)))
     with pytest.raises(UserError, match=r"golden\.npz"):
         read_golden(bundle, read_manifest(bundle))
 
 
-def test_a_model_that_openvino_cannot_convert_keeps_its_bundle(tmp_path, rows, caplog):
-    """An unknown layer costs the OpenVINO form, not the training."""
+def test_a_model_that_openvino_cannot_convert_is_written_without_it(tmp_path, rows, caplog):
     import keras
     import tensorflow as tf
 
-    class Odd(keras.layers.Layer):
+    class Unsupported(keras.layers.Layer):
         def call(self, inputs):
             return tf.numpy_function(lambda value: value, [inputs], tf.float32)
 
@@ -205,10 +204,10 @@ def test_a_model_that_openvino_cannot_convert_keeps_its_bundle(tmp_path, rows, c
             return shape
 
     layers = keras.layers
-    odd = keras.Sequential(
-        [layers.Input((8, 8, 3)), layers.Flatten(), layers.Dense(3, activation="softmax"), Odd()]
+    unsupported = keras.Sequential(
+        [layers.Input((8, 8, 3)), layers.Flatten(), layers.Dense(3, activation="softmax"), Unsupported()]
     )
-    manifest = write(tmp_path, odd, rows)
+    manifest = write(tmp_path, unsupported, rows)
     assert not manifest.has_openvino
     assert names(tmp_path) == {"model.h5", "golden.npz", "manifest.json"}
     assert "will need TensorFlow" in caplog.text

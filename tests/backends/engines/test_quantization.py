@@ -1,4 +1,4 @@
-"""An int8 form is made from real rows, is judged, says how good it is, and is left out where it is not."""
+"""An int8 model is made from real rows and measured, and left out if its answers differ too much."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from backends.engines.loader import load_engine
 from tandem.errors import UserError
 from tandem.runtime.devices import Decision
 
-# Keras 3 on TensorFlow 2.21 under NumPy 2: theirs to repair.
+# Raised inside Keras 3 on TensorFlow 2.21 with NumPy 2.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
 )
@@ -34,7 +34,7 @@ def draw_rows(seed, count):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A bundle of a convolution that tells its labels apart by colour, as sure as a trained network."""
+    """A bundle whose network separates its labels as clearly as a trained one."""
     import keras
 
     keras.utils.set_random_seed(7)
@@ -75,7 +75,7 @@ def names(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_bundle_gains_two_files_with_their_hashes_and_keeps_the_others(written, quantized):
+def test_two_files_are_added_with_their_hashes_and_the_others_kept(written, quantized):
     manifest = read_manifest(quantized)
     assert names(quantized) == names(written) | INT8
     assert manifest.has_int8
@@ -84,7 +84,7 @@ def test_the_bundle_gains_two_files_with_their_hashes_and_keeps_the_others(writt
     verify(quantized, manifest)
 
 
-def test_the_manifest_says_what_was_gained_and_lost(quantized):
+def test_the_manifest_has_the_measurements(quantized):
     found = read_manifest(quantized).precisions["int8"]
     assert found["tolerance"] == 0.1
     assert 0 < found["largest_difference"] < 0.1
@@ -96,8 +96,8 @@ def test_the_manifest_says_what_was_gained_and_lost(quantized):
     assert found["calibration_rows"] == 50
 
 
-def test_whole_numbers_are_computed_with_and_not_only_stored(quantized):
-    """Its weights take about a quarter, and its answers are near float32's and not the same."""
+def test_the_int8_model_computes_at_int8(quantized):
+    """Its weights are smaller, and its answers are close to float32's but not equal."""
     sizes = [(quantized / name).stat().st_size for name in ("openvino/int8/model.bin", "openvino/model.bin")]
     assert sizes[0] < 0.75 * sizes[1]
     rows = draw_rows(3, 12)
@@ -108,7 +108,7 @@ def test_whole_numbers_are_computed_with_and_not_only_stored(quantized):
     assert 1e-5 < np.abs(reduced - exact).max() < 0.1
 
 
-def test_a_form_outside_its_tolerance_is_left_out_and_its_figures_kept(written, tmp_path, caplog):
+def test_a_model_above_its_tolerance_is_left_out_but_its_measurements_kept(written, tmp_path, caplog):
     model_dir = shutil.copytree(written, tmp_path / "model")
     change_manifest(model_dir, precisions={"int8": {"tolerance": 1e-7}})
     quantization.add_int8(model_dir, draw_rows(8, 20), ())
@@ -116,11 +116,11 @@ def test_a_form_outside_its_tolerance_is_left_out_and_its_figures_kept(written, 
     assert names(model_dir) == names(written)
     assert not manifest.has_int8
     assert manifest.precisions["int8"]["largest_difference"] > 1e-7
-    assert "the int8 form is left out: largest difference" in caplog.text
+    assert "the int8 model is left out: largest difference" in caplog.text
     assert load_engine(model_dir, "auto", CPU, 1)[0].name == "openvino"
 
 
-def test_a_second_form_takes_the_place_of_the_first(quantized, tmp_path):
+def test_a_second_int8_model_replaces_the_first(quantized, tmp_path):
     model_dir = shutil.copytree(quantized, tmp_path / "model")
     quantization.add_int8(model_dir, draw_rows(8, 20), ())
     assert names(model_dir) == names(quantized)
@@ -128,37 +128,37 @@ def test_a_second_form_takes_the_place_of_the_first(quantized, tmp_path):
     verify(model_dir, read_manifest(model_dir))
 
 
-def test_a_failure_costs_the_form_and_nothing_else(written, tmp_path, caplog):
-    """Rows that do not fit the model stand for whatever the quantizer cannot do."""
+def test_a_failure_leaves_the_bundle_unchanged(written, tmp_path, caplog):
+    """The rows do not fit the model, which stands for any failure of the quantizer."""
     model_dir = shutil.copytree(written, tmp_path / "model")
     quantization.add_int8(model_dir, np.zeros((4, 3, 3, 1), np.uint8), ())
-    assert "no int8 form was made" in caplog.text
+    assert "no int8 model was made" in caplog.text
     assert names(model_dir) == names(written)
     assert read_manifest(model_dir) == read_manifest(written)
 
 
-def test_a_bundle_without_an_openvino_form_is_left_alone(written, tmp_path, caplog):
+def test_a_bundle_without_an_openvino_model_is_unchanged(written, tmp_path, caplog):
     model_dir = shutil.copytree(written, tmp_path / "model")
     files = {
         name: digest for name, digest in read_manifest(model_dir).files.items() if "openvino" not in name
     }
     change_manifest(model_dir, files=files)
     quantization.add_int8(model_dir, draw_rows(8, 20), ())
-    assert "no OpenVINO form to make it from" in caplog.text
+    assert "no OpenVINO model to quantize" in caplog.text
 
 
-def test_an_image_without_nncf_is_refused_before_training(monkeypatch):
-    quantization.require()
+def test_a_missing_nncf_is_reported_before_training(monkeypatch):
+    quantization.check_installed()
     find = quantization.importlib.util.find_spec
     monkeypatch.setattr(
         quantization.importlib.util, "find_spec", lambda name: None if name == "nncf" else find(name)
     )
     with pytest.raises(UserError, match="quantization is 'int8', but this image has no nncf; train in"):
-        quantization.require()
+        quantization.check_installed()
 
 
-def test_nncf_says_nothing_reports_to_nobody_and_leaves_logging_alone(written, tmp_path):
-    """A process of its own makes the form: one line, no socket, no other process, nothing at home."""
+def test_nncf_logs_nothing_sends_nothing_and_leaves_logging_unchanged(written, tmp_path):
+    """Quantizing in a new process logs one line, and opens no socket, process or file in the home folder."""
     home = tmp_path / "home"
     home.mkdir()
     model_dir = shutil.copytree(written, tmp_path / "model")
@@ -194,6 +194,6 @@ assert not found, found
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1, done.stdout
-    assert done.stdout.startswith("backends.engines.quantization: int8 form: largest_difference ")
+    assert done.stdout.startswith("backends.engines.quantization: int8 model: largest_difference ")
     assert done.stderr == ""
     assert list(home.rglob("*")) == []

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or passed over, pruned, shared between hosts, and only for the same training."""
+"""Checkpoints are complete or skipped, pruned, shared between hosts, and bound to one training."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ SAME = {"must": {"labels": ["a", "b"], "batch_size": 32}, "should": {"epochs": 5
 
 @pytest.fixture
 def open_store(tmp_path):
-    """`open_store()` gives a store in one folder; each call is another start of the job, or another host."""
+    """`open_store()` returns a store in one folder; each call is a new start of the job, or another host."""
 
     def make(host="algo-1", keep=2, **changes):
         fingerprint = {group: {**SAME[group], **changes.get(group, {})} for group in SAME}
@@ -48,17 +48,17 @@ def assert_same(one, other):
     assert (one.epoch, one.step, one.state) == (other.epoch, other.step, other.state)
     assert one.arrays.keys() == other.arrays.keys()
     for name, arrays in one.arrays.items():
-        for ours, theirs in zip(arrays, other.arrays[name], strict=True):
-            assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
-            assert ours.tobytes() == theirs.tobytes()
+        for expected, array in zip(arrays, other.arrays[name], strict=True):
+            assert (expected.dtype, expected.shape) == (array.dtype, array.shape)
+            assert expected.tobytes() == array.tobytes()
 
 
 def list_names(store):
     return sorted(path.name for path in store._directory.iterdir())
 
 
-def test_a_checkpoint_comes_back_bit_by_bit(open_store):
-    """Also into a folder that nobody has made yet, and to another start of the job."""
+def test_a_checkpoint_is_restored_bit_for_bit(open_store):
+    """The store creates its folder, and another start of the job reads the checkpoint."""
     saved = make_checkpoint(3, 120)
     path = open_store().save(saved)
     assert path.name == "checkpoint-algo-1-000003-000120.npz"
@@ -79,23 +79,24 @@ def test_a_checkpoint_comes_back_bit_by_bit(open_store):
     st.dictionaries(st.text(max_size=5), st.floats() | st.integers() | st.text() | st.none(), max_size=3),
     st.booleans(),
 )
-def test_any_numbers_come_back_bit_by_bit(tmp_path_factory, arrays, state, turned):
-    """Scalars, empty arrays, not-a-numbers and arrays that lie in memory by columns, with any JSON."""
+def test_any_numbers_are_restored_bit_for_bit(tmp_path_factory, arrays, state, transposed):
+    """Including scalars, empty arrays, NaN and column-major arrays, with any JSON."""
     store = CheckpointStore(tmp_path_factory.mktemp("any"), "algo-1", SAME)
-    arrays = [array.T if turned else array for array in arrays]
+    arrays = [array.T if transposed else array for array in arrays]
     store.save(Checkpoint(1, 2, {"a/b": arrays}, state))
     loaded = store.load((1, 2))
     assert json.dumps(loaded.state) == json.dumps(state)
-    for ours, theirs in zip(arrays, loaded.arrays["a/b"], strict=True):
-        assert (ours.dtype, ours.shape, ours.tobytes()) == (theirs.dtype, theirs.shape, theirs.tobytes())
+    for expected, array in zip(arrays, loaded.arrays["a/b"], strict=True):
+        assert (expected.dtype, expected.shape) == (array.dtype, array.shape)
+        assert expected.tobytes() == array.tobytes()
 
 
-def test_what_numpy_would_have_to_pickle_is_refused(open_store):
-    with pytest.raises(ValueError, match="weights/0 is of object"):
+def test_arrays_that_need_pickling_are_rejected(open_store):
+    with pytest.raises(ValueError, match="weights/0 is an array of object"):
         open_store().save(Checkpoint(1, 0, {"weights": [np.array([{}], object)]}))
 
 
-def test_a_crafted_file_with_a_right_hash_cannot_bring_code(open_store, tmp_path, caplog):
+def test_a_crafted_file_with_a_valid_hash_cannot_run_code(open_store, tmp_path, caplog):
     store = open_store()
     path = store.save(make_checkpoint())
     members = {"head": np.array([{"about": 1}], object)}
@@ -110,7 +111,7 @@ def test_a_crafted_file_with_a_right_hash_cannot_bring_code(open_store, tmp_path
     assert "allow_pickle" in caplog.text
 
 
-def test_only_the_newest_stay_and_another_hosts_are_its_own(open_store):
+def test_only_the_newest_are_kept_and_other_hosts_files_are_untouched(open_store):
     first, second = open_store("algo-1"), open_store("algo-2")
     for step in range(5):
         first.save(make_checkpoint(1, step))
@@ -123,8 +124,8 @@ def test_only_the_newest_stay_and_another_hosts_are_its_own(open_store):
     assert first.steps() == [(1, 3), (1, 4)]
 
 
-def test_what_a_host_left_that_is_no_more_goes_once_enough_newer_ones_are_there(open_store):
-    """Its checkpoint as well as what it was writing."""
+def test_files_of_a_host_that_left_are_removed_after_enough_newer_ones(open_store):
+    """Its checkpoint as well as its incomplete file."""
     path = open_store("algo-3").save(make_checkpoint(1, 1))
     leftover = path.with_name(f"{INCOMPLETE}algo-3-000001-000002")
     leftover.write_bytes(b"half")
@@ -137,7 +138,7 @@ def test_what_a_host_left_that_is_no_more_goes_once_enough_newer_ones_are_there(
     assert len(list_names(store)) == 2
 
 
-def test_epochs_and_steps_of_many_digits_stay_in_order(open_store):
+def test_epochs_and_steps_of_many_digits_are_sorted_by_number(open_store):
     store = open_store(keep=9)
     steps = [(1, 999_999), (1, 1_000_000), (2, 0), (999_999, 0), (1_000_000, 0)]
     for step in steps:
@@ -146,7 +147,7 @@ def test_epochs_and_steps_of_many_digits_stay_in_order(open_store):
 
 
 def test_any_host_reads_any_hosts_checkpoint(open_store):
-    """A fresh host finds what the platform has kept of all of them; the same step twice is listed once."""
+    """A new host finds the files of all hosts; a step is listed once."""
     for host in ("algo-1", "algo-10", "algo-2"):
         open_store(host).save(make_checkpoint(2, 7))
     store = open_store("algo-1-fresh")
@@ -154,14 +155,14 @@ def test_any_host_reads_any_hosts_checkpoint(open_store):
     assert_same(store.load((2, 7)), make_checkpoint(2, 7))
 
 
-def test_a_hosts_name_may_hold_anything(open_store):
+def test_a_hosts_name_may_contain_any_character(open_store):
     store = open_store("a/../b 1")
     store.save(make_checkpoint())
     assert store.steps() == [(1, 0)]
     assert [name for name in list_names(store) if "/" in name] == []
 
 
-def test_the_other_hosts_file_serves_where_the_own_is_damaged(open_store):
+def test_another_hosts_file_is_read_if_the_own_one_is_damaged(open_store):
     path = open_store("algo-1").save(make_checkpoint(2, 7))
     open_store("algo-2").save(make_checkpoint(2, 7))
     path.write_bytes(path.read_bytes()[:-1])
@@ -170,8 +171,8 @@ def test_the_other_hosts_file_serves_where_the_own_is_damaged(open_store):
     assert_same(store.load((2, 7)), make_checkpoint(2, 7))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "longer", "zeros", "one bit", "no archive"])
-def test_a_damaged_checkpoint_is_passed_over_with_one_warning(open_store, caplog, damage):
+@pytest.mark.parametrize("damage", ["truncated", "empty", "longer", "zeros", "one bit", "not an archive"])
+def test_a_damaged_checkpoint_is_skipped_with_one_warning(open_store, caplog, damage):
     store = open_store()
     store.save(make_checkpoint(1, 1))
     path = store.save(make_checkpoint(1, 2))
@@ -185,7 +186,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_warning(open_store, caplog
             "longer": content + b"\0",
             "zeros": content[:100] + bytes(len(content) - 100),
             "one bit": content,
-            "no archive": b"a text, longer than a hash, that is no archive at all and has no hash at its end",
+            "not an archive": b"a text longer than a hash, which is no archive and has no hash at its end",
         }[damage]
     )
     store = open_store()
@@ -195,10 +196,10 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_warning(open_store, caplog
         store.load((1, 2))
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
-    assert f"{path} is passed over" in warnings[0].getMessage()
+    assert f"{path} is skipped" in warnings[0].getMessage()
 
 
-def test_every_truncation_and_every_changed_byte_is_seen(open_store):
+def test_every_truncation_and_every_changed_byte_is_detected(open_store):
     store = open_store()
     path = store.save(Checkpoint(1, 1, {"weights": [np.arange(3.0)]}))
     content = path.read_bytes()
@@ -206,16 +207,16 @@ def test_every_truncation_and_every_changed_byte_is_seen(open_store):
         path.write_bytes(content[:size])
         with pytest.raises(ValueError):
             checkpoint_file.verify(path)
-    for place in range(len(content)):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 0x40]) + content[place + 1 :])
+    for index in range(len(content)):
+        path.write_bytes(content[:index] + bytes([content[index] ^ 0x40]) + content[index + 1 :])
         with pytest.raises(ValueError):
             checkpoint_file.verify(path)
     path.write_bytes(content)
     checkpoint_file.verify(path)
 
 
-def test_a_damaged_checkpoint_does_not_count_among_those_kept(open_store):
-    """After it, two readable ones are there again; it goes itself, and so does a later one that is left."""
+def test_a_damaged_checkpoint_does_not_count_as_kept(open_store):
+    """The next save removes it, and keeps two readable ones."""
     store = open_store()
     for step in (1, 2):
         store.save(make_checkpoint(1, step))
@@ -235,37 +236,42 @@ def test_a_damaged_file_of_the_same_step_is_replaced(open_store):
     assert store.steps() == [(1, 1)]
 
 
-def test_leftovers_of_a_killed_save_are_no_checkpoints_and_go_at_the_next_start(open_store):
+def test_incomplete_files_of_a_killed_save_are_ignored_and_removed_at_the_next_start(open_store):
     store = open_store("algo-1")
     path = store.save(make_checkpoint(1, 1))
-    mine, others = (path.with_name(f"{INCOMPLETE}{host}-000001-000002") for host in ("algo-1", "algo-10"))
-    for leftover in (mine, others):
+    own, other = (path.with_name(f"{INCOMPLETE}{host}-000001-000002") for host in ("algo-1", "algo-10"))
+    for leftover in (own, other):
         shutil.copy(path, leftover)
     assert store.steps() == [(1, 1)]
     open_store("algo-1")
-    assert not mine.exists()
-    assert others.exists()
+    assert not own.exists()
+    assert other.exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "differences"),
     [
-        ({"batch_size": 64}, r"batch_size was 32 and is 64 now"),
-        ({"labels": ["a", "c"]}, r'labels was \["a", "b"\] and is \["a", "c"\] now'),
-        ({"seed": 1}, "seed was not stated and is 1 now"),
-        ({"batch_size": 1, "labels": [str(n) for n in range(99)]}, r"batch_size was 32.*; labels .*… now"),
+        ({"batch_size": 64}, r"batch_size was 32 and is now 64"),
+        ({"labels": ["a", "c"]}, r'labels was \["a", "b"\] and is now \["a", "c"\]'),
+        ({"seed": 1}, "seed was not set and is now 1"),
+        (
+            {"batch_size": 1, "labels": [str(n) for n in range(99)]},
+            r"batch_size was 32.*; labels .* is now .*…",
+        ),
     ],
 )
-def test_another_trainings_checkpoint_is_refused_by_what_differs(open_store, changes, told):
+def test_the_differences_to_another_trainings_checkpoint_are_named(open_store, changes, differences):
     open_store().save(make_checkpoint())
     store = open_store(must=changes)
     for read in (store.steps, lambda: store.load((1, 0))):
-        with pytest.raises(UserError, match=rf"of another training: {told}.*empty the checkpoint location"):
+        with pytest.raises(
+            UserError, match=rf"of another training: {differences}.*empty the checkpoint location"
+        ):
             read()
 
 
-def test_other_conditions_are_told_once_and_allowed(open_store, caplog):
-    """More epochs, or another version of a library: the training goes on."""
+def test_other_settings_are_allowed_with_one_warning(open_store, caplog):
+    """The training resumes with more epochs, or with another version of a library."""
     store = open_store()
     for step in (1, 2):
         store.save(make_checkpoint(1, step))
@@ -273,32 +279,34 @@ def test_other_conditions_are_told_once_and_allowed(open_store, caplog):
     assert store.steps() == [(1, 1), (1, 2)]
     store.load((1, 2))
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ["the checkpoint was made under other conditions: epochs was 5 and is 9 now."]
+    assert warnings == ["the checkpoint was made with other settings: epochs was 5 and is now 9."]
 
 
-def test_tuples_in_a_fingerprint_are_lists(tmp_path):
-    """A fingerprint is compared as it is stored, as JSON."""
+def test_tuples_in_a_fingerprint_equal_lists(tmp_path):
+    """Fingerprints are compared as JSON."""
     CheckpointStore(tmp_path, "algo-1", {"must": {"labels": ("a", "b")}}).save(make_checkpoint())
     assert CheckpointStore(tmp_path, "algo-1", {"must": {"labels": ["a", "b"]}}).steps() == [(1, 0)]
 
 
-def test_a_checkpoint_of_a_later_format_is_refused(open_store, monkeypatch):
+def test_a_checkpoint_of_a_later_format_is_rejected(open_store, monkeypatch):
     with monkeypatch.context() as later:
         later.setattr("backends.training.checkpoints.FORMAT", 2)
         open_store().save(make_checkpoint())
-    with pytest.raises(UserError, match="has format 2, this program reads format 1"):
+    with pytest.raises(UserError, match="has format 2, but this image reads format 1"):
         open_store().steps()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=rf"cannot be kept in {tmp_path}/file/checkpoints: Not a directory"):
+    with pytest.raises(
+        UserError, match=rf"cannot be written to {tmp_path}/file/checkpoints: Not a directory"
+    ):
         CheckpointStore(tmp_path / "file/checkpoints", "algo-1", SAME)
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1 MB."""
+    """A 1 MB file system."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -308,12 +316,12 @@ def small_disk(tmp_path):
         check=False,
     )
     if mounted.returncode:
-        pytest.skip(f"a file system can be mounted by root only: {mounted.stderr.strip()}")
+        pytest.skip(f"only root can mount a file system: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_is_told_in_bytes_and_the_earlier_checkpoint_stays(small_disk):
+def test_a_full_disk_is_reported_in_bytes_and_the_earlier_checkpoint_kept(small_disk):
     store = CheckpointStore(small_disk / "checkpoints", "algo-1", SAME)
     small, large = (
         Checkpoint(1, step, {"w": [np.ones(size)]}) for step, size in ((1, 1 << 15), (2, 1 << 17))
@@ -328,17 +336,16 @@ def test_a_full_disk_is_told_in_bytes_and_the_earlier_checkpoint_stays(small_dis
     assert_same(store.load((1, 1)), small)
 
 
-def test_the_size_is_foreseen(open_store):
-    """What is asked of the disk is what the file takes, or a little more."""
+def test_the_estimated_size_is_the_files_size_or_a_little_more(open_store):
     checkpoint = Checkpoint(
         1, 1, {"a name of a list": [np.ones((7, n)) for n in range(50)]}, {"text": "x" * 9999}
     )
     size = open_store().save(checkpoint).stat().st_size
-    foreseen = checkpoint_file.count_bytes(
+    estimated = checkpoint_file.count_bytes(
         checkpoint_file.pack({**SAME, **checkpoint.state}, checkpoint.arrays)
     )
-    assert size <= foreseen + 1024
-    assert foreseen <= size + 51 * 512
+    assert size <= estimated + 1024
+    assert estimated <= size + 51 * 512
 
 
 SAVER = """
@@ -354,8 +361,8 @@ for step in range(first, 1 << 20):
 
 
 @pytest.mark.slow
-def test_a_kill_while_saving_costs_at_most_what_was_being_saved(tmp_path):
-    """Killed again and again at any moment: each start finds all that was said to be saved, no rubbish."""
+def test_a_kill_while_saving_loses_at_most_the_checkpoint_being_saved(tmp_path):
+    """After each of 20 kills at any moment, all saved checkpoints are found and no other files."""
     found, saved = [], 0
     for attempt in range(20):
         process = subprocess.Popen(
@@ -377,4 +384,4 @@ def test_a_kill_while_saving_costs_at_most_what_was_being_saved(tmp_path):
         for step in steps:
             assert all((array == step).all() for array in store.load((1, step)).arrays["w"])
         assert len(list(tmp_path.iterdir())) == len(steps) <= 3
-    assert any(found), "no kill met a save half done; the test has shown nothing"
+    assert any(found), "no kill interrupted a save, so the test has shown nothing"

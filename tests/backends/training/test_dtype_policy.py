@@ -1,4 +1,4 @@
-"""Which precision a network is trained in."""
+"""The choice of the training precision."""
 
 import logging
 
@@ -14,7 +14,7 @@ CPU = Decision(device="cpu", reason="")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "decision", "policy"),
+    ("requested", "decision", "policy"),
     [
         ("auto", CPU, "float32"),
         ("auto", GPUS["float32"], "float32"),
@@ -25,18 +25,18 @@ CPU = Decision(device="cpu", reason="")
         ("mixed_bfloat16", CPU, "float32"),
     ],
 )
-def test_half_precision_is_for_gpus_that_gain_by_it(wanted, decision, policy, caplog):
-    """A wish that the device does not grant is told as a warning, and the job goes on."""
+def test_mixed_precision_is_used_on_gpus_that_are_faster_with_it(requested, decision, policy, caplog):
+    """A request that the device does not support is only a warning."""
     caplog.set_level(logging.INFO)
-    assert choose_policy(wanted, decision) == policy
+    assert choose_policy(requested, decision) == policy
     (record,) = caplog.records
-    assert (record.levelno == logging.WARNING) is (wanted not in ("auto", policy))
+    assert (record.levelno == logging.WARNING) is (requested not in ("auto", policy))
     assert policy in record.getMessage()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_layers_built_meanwhile_compute_by_the_policy_and_later_ones_do_not():
-    """Their variables, which are what is stored, stay float32."""
+def test_only_layers_built_inside_the_context_use_the_policy():
+    """Their variables, which are stored, remain float32."""
     import keras
 
     with use_policy("mixed_bfloat16"):

@@ -11,7 +11,7 @@ from algorithms.image_classifier.training.loop import Fit, Outcome, Plan
 from algorithms.image_classifier.training.step import Optimization, Trainer
 from algorithms.image_classifier.training.train import describe_preprocessing
 from backends.training.checkpoints import CheckpointStore
-from backends.training.distribution import form_team
+from backends.training.distribution import create_context
 from conftest import CPU
 from painted import read_epochs
 from tandem.errors import UserError
@@ -77,7 +77,7 @@ class Tiny:
         import keras
 
         keras.utils.set_random_seed(1)
-        self.team = form_team(CPU, ["algo-1"], "algo-1")
+        self.team = create_context(CPU, ["algo-1"], "algo-1")
         self.network = build_network("SmallCNN", (8, 8, 3), 2, dropout)
         self.stop = threading.Event()
         options = {"label_weights": [1, 1], "learning_rate": 0.01, "steps": 3 * steps, **optimization}

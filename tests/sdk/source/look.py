@@ -1,4 +1,4 @@
-"""A script of the user's own that needs no algorithm at all, only an image with Python and pip."""
+"""A user's script that does not use Tandem; it needs only an image with Python and pip."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import tensorflow as tf
 seen = {
     "arguments": sys.argv[1:],
     "programs": {name: bool(shutil.which(name)) for name in ("bash", "python3", "pip3", "train", "serve")},
-    "pictures": len(list(Path(os.environ["SM_CHANNEL_TRAINING"]).glob("*/*.png"))),
+    "images": len(list(Path(os.environ["SM_CHANNEL_TRAINING"]).glob("*/*.png"))),
     "six": float(tf.reduce_sum([1.0, 2.0, 3.0])),
 }
 Path(os.environ["SM_MODEL_DIR"], "seen.json").write_text(json.dumps(seen))

@@ -1,4 +1,4 @@
-"""An algorithm of the user's own that leaves what it was given: the SDKs send it instead of the image's."""
+"""A user's algorithm that stores its hyperparameters; the SDKs send it to replace the image's algorithm."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ from tandem.hyperparameters import hyperparameter
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """One of each kind, none with the default that the tests send."""
+    """One of each type, with defaults that differ from the values in the tests."""
 
     shuffle: bool = hyperparameter(False, help="Yes or no.")
     limit: int | None = hyperparameter(3, help="A number or none.")
@@ -18,5 +18,5 @@ class Hyperparameters:
 
 
 def train(job):
-    given = {"hyperparameters": asdict(job.hyperparameters), "channels": sorted(job.channels)}
-    (job.model_dir / "given.json").write_text(json.dumps(given))
+    received = {"hyperparameters": asdict(job.hyperparameters), "channels": sorted(job.channels)}
+    (job.model_dir / "received.json").write_text(json.dumps(received))

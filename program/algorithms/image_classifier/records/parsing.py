@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tandem.errors import ImageError, UserError
-from tandem.images.signatures import identify
+from tandem.images.headers import identify
 from tandem.records import recordio, tfrecord
 
 #: A channel's content type → how its records are framed. Others say nothing of records; the first bytes do.

@@ -63,7 +63,7 @@ class PipeStream:
 
     steady = False  # the platform may give each FIFO an order of its own
 
-    def __init__(self, channel: Channel, stop: threading.Event, patience: float = pipes.PATIENCE) -> None:
+    def __init__(self, channel: Channel, stop: threading.Event, patience: float = pipes.TIMEOUT) -> None:
         self.name = channel.name
         self._channel = channel
         self._stop = stop

@@ -15,7 +15,7 @@ from algorithms.image_classifier.training.running_metrics import Tally
 from algorithms.image_classifier.training.state import Course
 from algorithms.image_classifier.training.step import Trainer
 from backends.training.checkpoints import CheckpointStore
-from backends.training.distribution import Team
+from backends.training.distribution import DistributedContext
 from tandem.errors import UserError
 from tandem.metrics import format_metrics
 
@@ -56,7 +56,7 @@ class Fit:
         validation: Source,
         plan: Plan,
         *,
-        team: Team,
+        team: DistributedContext,
         stop: threading.Event,
         observers: Sequence[Observe] = (),
         store: CheckpointStore | None = None,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from algorithms.image_classifier import networks
-from backends.training.distribution import Team
+from backends.training.distribution import DistributedContext
 from tandem.images.codec import Preprocessing
 
 Arrays = dict[str, list[np.ndarray[Any, np.dtype[Any]]]]
@@ -47,7 +47,7 @@ class Trainer:
         augmentation: Sequence[Any],
         spec: Preprocessing,
         optimization: Optimization,
-        team: Team,
+        team: DistributedContext,
     ) -> None:
         import keras
 

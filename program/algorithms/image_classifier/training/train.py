@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from algorithms.image_classifier import networks, report
+from algorithms.image_classifier import Hyperparameters, networks, report
 from algorithms.image_classifier.data.sources import Reading, Sources, open_sources
 from algorithms.image_classifier.records.channels import Told
 from algorithms.image_classifier.report.evaluation import Split, measure
@@ -22,7 +22,7 @@ from backends.bundle import writer
 from backends.engines import quantization, tensorflow_engine
 from backends.training import dtype_policy
 from backends.training.checkpoints import CheckpointStore
-from backends.training.distribution import Team, form_team
+from backends.training.distribution import DistributedContext, create_context
 from tandem.images.codec import Preprocessing
 from tandem.jobs.job import TrainingJob
 
@@ -35,15 +35,15 @@ GOLDEN = 32
 CHANGEABLE = ("epochs", "early_stopping", "checkpoint_minutes", "unreadable_share", "xla", "quantization")
 
 
-def train(job: TrainingJob) -> None:
+def train(job: TrainingJob[Hyperparameters]) -> None:
     """Fit a network to the channel `training` and leave a bundle in `job.model_dir`, also when stopped."""
     parameters = job.hyperparameters
     if parameters.quantization == "int8":
-        quantization.require()
+        quantization.check_installed()
     tensorflow_engine.start(job.decision)
     if parameters.deterministic:
         tensorflow_engine.make_deterministic()
-    team = form_team(job.decision, job.hosts, job.current_host, job.network_interface, stop=job.stop)
+    team = create_context(job.decision, job.hosts, job.current_host, job.network_interface, stop=job.stop)
     with team.guard():
         size = parameters.image_size or networks.ARCHITECTURES[parameters.architecture].image_size
         spec = describe_preprocessing(size, parameters.color)
@@ -75,7 +75,9 @@ def train(job: TrainingJob) -> None:
         team.exchange("written")  # all hosts leave together, after the model is there
 
 
-def _fit(job: TrainingJob, spec: Preprocessing, sources: Sources, team: Team) -> tuple[Any, Outcome]:
+def _fit(
+    job: TrainingJob[Hyperparameters], spec: Preprocessing, sources: Sources, team: DistributedContext
+) -> tuple[Any, Outcome]:
     """Fit a network; give it in float32, as it is stored and served, with its numbers."""
     import keras
 
@@ -96,7 +98,7 @@ def _fit(job: TrainingJob, spec: Preprocessing, sources: Sources, team: Team) ->
         if file:
             initial_weights.load_weights(network, file)
         if team.rank == 0:  # at the end it would be too late
-            writer.check_room(job.model_dir, network, GOLDEN * math.prod(spec.shape))
+            writer.check_disk_space(job.model_dir, network, GOLDEN * math.prod(spec.shape))
         team.synchronize(network)
         trainer = Trainer(
             network,
@@ -149,7 +151,7 @@ def _plan_optimization(parameters: Any, sources: Sources, policy: str) -> Optimi
     )
 
 
-def _open_store(job: TrainingJob, sources: Sources) -> CheckpointStore | None:
+def _open_store(job: TrainingJob[Hyperparameters], sources: Sources) -> CheckpointStore | None:
     """Open the job's checkpoints, where it keeps any."""
     if job.checkpoint_dir is None:
         return None
@@ -161,7 +163,11 @@ def _open_store(job: TrainingJob, sources: Sources) -> CheckpointStore | None:
 
 
 def _write(
-    job: TrainingJob, network: Any, outcome: Outcome, sources: Sources, hyperparameters: Mapping[str, Any]
+    job: TrainingJob[Hyperparameters],
+    network: Any,
+    outcome: Outcome,
+    sources: Sources,
+    hyperparameters: Mapping[str, Any],
 ) -> None:
     """Write the bundle, then what people look at; the second never costs the first."""
     writer.write_bundle(
