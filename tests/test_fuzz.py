@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_inputs():
     [
         ("crash", "the process ended with -6"),
         pytest.param("exception", "KeyError", marks=pytest.mark.slow),
-        ("hang", "it hung"),
+        pytest.param("hang", "it hung", marks=pytest.mark.slow),
         pytest.param("slow", "took 0.", marks=pytest.mark.slow),
         ("leak", "memory grew from"),
         pytest.param("memory", "contains uninitialized memory", marks=pytest.mark.slow),
