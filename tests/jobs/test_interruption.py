@@ -20,6 +20,8 @@ from interruptions import (
 )
 from sample_images import write_images
 
+pytestmark = pytest.mark.slow
+
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 #: With these, the first epoch has the lowest val_loss: its weights are restored at the end.
 SMALL = {
@@ -53,7 +55,7 @@ def finished(tmp_path_factory, pictures):
 @pytest.mark.parametrize(
     ("numbers", "between"),
     [
-        pytest.param([TERM], lambda job: None, id="TERM", marks=pytest.mark.slow),
+        pytest.param([TERM], lambda job: None, id="TERM"),
         pytest.param([KILL], cut_newest, id="KILL, and the newest checkpoint cut in half"),
     ],
 )
@@ -68,7 +70,6 @@ def test_an_interrupted_training_has_the_result_of_an_uninterrupted_one(make_job
     assert found.repeated == 0 or numbers != [TERM]
 
 
-@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_loses_only_that_one(make_job, finished):
     job = make_job()
     found = run_interrupted(job, finished[1], [Interrupt(KILL, saves=2)])
@@ -78,7 +79,6 @@ def test_a_kill_while_a_checkpoint_is_written_loses_only_that_one(make_job, fini
     assert job.leftovers == []
 
 
-@pytest.mark.slow
 def test_a_stop_saves_the_model_so_far_and_a_checkpoint_of_that_step(make_job):
     job = make_job()
     attempt = job.start(Interrupt(TERM, steps=17))
@@ -90,7 +90,6 @@ def test_a_stop_saves_the_model_so_far_and_a_checkpoint_of_that_step(make_job):
     assert not (job.root / "output" / "failure").exists()
 
 
-@pytest.mark.slow
 def test_a_finished_job_that_is_started_again_only_saves_its_model(finished):
     job, reference = finished
     attempt = job.start()
@@ -99,7 +98,6 @@ def test_a_finished_job_that_is_started_again_only_saves_its_model(finished):
     assert reference.has_weights_of(job)
 
 
-@pytest.mark.slow
 def test_a_full_disk_fails_the_job_and_loses_no_checkpoint(make_job, finished):
     reference_job, reference = finished
     size = reference_job.checkpoints[-1].stat().st_size
@@ -130,7 +128,6 @@ def set_hyperparameters(job, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-@pytest.mark.slow
 def test_the_checkpoint_of_another_training_is_rejected_but_more_epochs_are_allowed(make_job):
     job = make_job(epochs="1")
     assert job.start().status == 0
@@ -146,7 +143,6 @@ def test_the_checkpoint_of_another_training_is_rejected_but_more_epochs_are_allo
     assert "epochs was 1 and is 2 now" in resumed.log
 
 
-@pytest.mark.slow
 def test_a_job_without_a_checkpoint_config_keeps_none(make_job):
     job = make_job(epochs="1")
     (job.root / "input" / "config" / "checkpointconfig.json").unlink()

@@ -44,6 +44,7 @@ def read_accuracy(output):
     return float(re.findall(r"val_accuracy=([0-9.]+)", output)[-1])
 
 
+@pytest.mark.slow
 def test_two_epochs_through_pipes(opt_ml, samples):
     """One FIFO per epoch, with im2rec's format; the report's pass through validation takes one more."""
     training, validation = samples

@@ -141,6 +141,7 @@ def test_a_host_that_does_not_start_in_time_is_named(tmp_path):
     assert "algo-1 waited 5 s for 1 other host(s), but some did not answer: algo-2 (" in hosts[0].failure
 
 
+@pytest.mark.slow
 def test_the_image_classifier_trains_on_two_hosts(tmp_path):
     """With dropout and augmentation, both log the same metrics, and only the first writes a model."""
     folder = write_images(tmp_path / "pictures")

@@ -91,7 +91,8 @@ def _interval(correct: int, rows: int) -> list[float]:
     share, extra = correct / rows, Z_SCORE**2 / rows
     middle = (share + extra / 2) / (1 + extra)
     half = Z_SCORE * math.sqrt(share * (1 - share) / rows + extra / (4 * rows)) / (1 + extra)
-    return [max(middle - half, 0.0), min(middle + half, 1.0)]
+    # Rounding must not put the accuracy itself outside.
+    return [max(min(middle - half, share), 0.0), min(max(middle + half, share), 1.0)]
 
 
 def _calibration(evaluation: Evaluation) -> list[dict[str, Any]]:
