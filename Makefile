@@ -50,8 +50,8 @@ test-environment: environment
 
 PYTEST = $(VENV)/bin/python -m pytest
 QUICK = "not slow and not image and not sdk"
-# A worker more than cores, as some tests wait; at most eight, as each loads TensorFlow and starts processes that load it again. With worksteal
-# most tests of a module run in one worker, where its fixtures are made once.
+# One worker more than cores, as some tests wait; at most eight, as each loads TensorFlow and starts processes that
+# load it again. With worksteal most tests of a module run in one worker, where its fixtures are made once.
 PARALLEL = --numprocesses=$(shell expr $$(nproc) + 1) --maxprocesses=8 --dist=worksteal
 
 test-sdk: $(VENV)/sdk2/installed $(VENV)/sdk3/installed ## the real SageMaker SDKs, v2 and v3, as clients of the cpu image, which it makes

@@ -177,8 +177,7 @@ class Settings:
     nginx: bool = _setting(
         "NGINX",
         default=False,
-        help_text="`true`: nginx in front, where it is installed; it costs more than it gives "
-        "(docs/performance.md).",
+        help_text="`true`: nginx in front of the server, if it is installed (docs/nginx.md).",
     )
     emf_seconds: float = _setting(
         "EMF_SECONDS",
