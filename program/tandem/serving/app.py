@@ -12,7 +12,7 @@ from a2wsgi import WSGIMiddleware
 from tandem.algorithm import Caller
 from tandem.errors import ModelError, ModelNotReady, Overloaded
 from tandem.serving.batching import Deadline
-from tandem.serving.bodies import Bodies, ClientDisconnected, Receive
+from tandem.serving.bodies import Bodies, ClientDisconnected, Receive, parse_length
 from tandem.serving.errors import Headers, clear_error, describe_error, log_error, render_error
 from tandem.serving.monitoring import Monitor
 from tandem.serving.pages import create_pages
@@ -208,10 +208,9 @@ def _encode_header(name: str, value: object) -> bytes:
 
 def _describe_request(headers: dict[bytes, bytes]) -> dict[str, object]:
     """Return what the log says about a request that failed."""
-    length = headers.get(b"content-length")
     return {
         "path": "/invocations",
         "inference_id": headers.get(INFERENCE_ID, b"").decode("latin-1"),
         "content_type": headers.get(b"content-type", b"").decode("latin-1")[:200],
-        "content_length": None if length is None else int(length),
+        "content_length": parse_length(headers.get(b"content-length")),
     }

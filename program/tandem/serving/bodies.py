@@ -18,6 +18,11 @@ class ClientDisconnected(Exception):
     """The client closed its connection before its request was answered."""
 
 
+def parse_length(content_length: bytes | None) -> int | None:
+    """Return the number in a Content-Length header; `int` alone refuses thousands of zeros."""
+    return None if content_length is None else int(content_length.strip().lstrip(b"0") or b"0")
+
+
 class _Arriving:
     """A body that has not arrived whole, and the task that reads it."""
 
@@ -45,7 +50,7 @@ class Bodies:
 
         Raises `PayloadTooLarge`, `Overloaded` where it does not fit, and `ClientDisconnected`.
         """
-        if content_length is not None and int(content_length) > self._max_body:
+        if (parse_length(content_length) or 0) > self._max_body:
             self._refuse_size()
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -16,22 +16,28 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that a client has to send a whole request, and to read enough of an answer to go on.
 CLIENT_SECONDS = 60.0
-#: Bytes of a request's line and headers.
+#: Bytes of a request's line and headers, or of its trailers.
 MAX_HEAD = 64 * 1024
+#: Requests of a connection that may wait for the answers before theirs.
+MAX_PIPELINED = 128
 #: Seconds between SIGTERM and the end, for requests in progress; SageMaker kills after 30.
 DRAIN_SECONDS = 25
+#: Seconds after SIGTERM for which an idle connection stays open, as its next request may be on its way.
+LAST_SECONDS = 1.0
 
 
 class Protocol(HttpToolsProtocol):
     """One connection.
 
-    uvicorn does not limit the size of a head, nor the time that a client takes to send a request or to read
-    an answer. This class does, in callbacks of asyncio and httptools, and gives the errors of the parser the
-    shape that all errors have.
+    uvicorn does not limit the size of a head, the number of pipelined requests, nor the time that a client
+    takes to send a request or to read an answer. This class does, in callbacks of asyncio and httptools, and
+    gives the errors of the parser the shape that all errors have.
     """
 
     _is_receiving = True  # a request; a new connection is for one
-    _is_in_head = True
+    _is_in_body = False
+    _is_broken = False  # what follows cannot be parsed
+    _is_ending = False
     _head_bytes = 0
     _timer: asyncio.TimerHandle | None = None
 
@@ -47,29 +53,39 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; refuse a head that is too long."""
-        was_in_head = self._is_in_head
+        """Parse data; refuse a head that is too long."""
+        if self._is_broken:
+            return
+        self._head_bytes += len(data)
         super().data_received(data)
-        if was_in_head and self._is_in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
-                self._refuse(431, "headers_too_large", f"its head is over {MAX_HEAD >> 10} KiB")
+        if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
+            self._refuse(431, "headers_too_large", f"its head is over {MAX_HEAD >> 10} KiB")
         self._watch_client()
 
     def on_message_begin(self) -> None:
-        """Note that a request has begun."""
-        self._is_receiving = self._is_in_head = True
-        self._head_bytes = 0
+        """Note the start of a request."""
+        self._is_receiving = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Note that its head is whole."""
-        self._is_in_head = False
+        """Note the end of its head; too many pipelined requests end the connection."""
+        self._head_bytes = 0
+        self._is_in_body = True
         super().on_headers_complete()
+        if len(self.pipeline) > MAX_PIPELINED:
+            self.transport.abort()
+        if self._is_ending:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """Note that what arrives is no head."""
+        self._head_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that it is whole."""
-        self._is_receiving = False
+        """Note the end of the request."""
+        self._head_bytes = 0
+        self._is_receiving = self._is_in_body = False
         super().on_message_complete()
 
     def pause_writing(self) -> None:
@@ -78,9 +94,17 @@ class Protocol(HttpToolsProtocol):
         self._watch_client()
 
     def resume_writing(self) -> None:
-        """Go on, as it does."""
+        """Stop waiting."""
         super().resume_writing()
         self._watch_client()
+
+    def shutdown(self) -> None:
+        """Close the connection when all is answered; an idle one soon."""
+        self._is_ending = True
+        if self._is_idle():
+            self.loop.call_later(LAST_SECONDS, self._close_idle)
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that the parser refused."""
@@ -89,11 +113,27 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, status: int, kind: str, cause: str) -> None:
         message = f"the request could not be read: {cause}"
         log_error(status, kind, message, {})
+        self._is_broken = True
+        is_own_body = self._is_in_body and not self.pipeline
+        if is_own_body and self.cycle.response_complete:
+            self.transport.close()
+            return
+        if self.cycle.response_started if is_own_body else not self._is_idle():
+            self.cycle.keep_alive = False  # an earlier request would take the refusal for its answer
+            return
         headers, body = render_error(status, kind, message)
         lines = b"".join(b"%b: %b\r\n" % header for header in [*headers, (b"connection", b"close")])
         status_line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
         self.transport.write(status_line + lines + b"\r\n" + body)
         self.transport.close()
+
+    def _is_idle(self) -> bool:
+        """Return whether all requests are answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _close_idle(self) -> None:
+        if self._is_idle():
+            self.transport.close()
 
     def _watch_client(self) -> None:
         """Start the timer where the next step is the client's, and stop it where it is ours."""
@@ -106,7 +146,7 @@ class Protocol(HttpToolsProtocol):
 
     def _close_late(self) -> None:
         self._timer = None
-        if self.flow.read_paused and not self.flow.write_paused:  # it is us who do not read
+        if self.flow.read_paused and not self.flow.write_paused:  # it is the server that does not read
             self._watch_client()
         else:
             logger.warning("closed a connection whose client took over %g seconds", CLIENT_SECONDS)
