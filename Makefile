@@ -1,5 +1,5 @@
 # All commands of this project; `make help` lists them.
-.PHONY: help environment sample-data demo test test-all test-environment coverage fuzz test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench faults soak bench-train
+.PHONY: help environment sample-data demo test test-all test-environment coverage fuzz fuzz-http test-sdk lint lock clean cpu-image gpu-image serve-image sbom bench faults soak bench-train
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -63,6 +63,9 @@ test-sdk: $(VENV)/sdk2/installed $(VENV)/sdk3/installed ## the real SageMaker SD
 
 fuzz: environment ## test the decoders with 250,000 mutated files; takes a few minutes (FUZZ_ARGS= --seed, --inputs, --jobs, …)
 	PYTHONPATH=program:tests $(VENV)/bin/python -m fuzz $(FUZZ_ARGS)
+
+fuzz-http: environment ## test the server with 120,000 hostile requests; takes a few minutes (FUZZ_ARGS= --requests, --seed)
+	PYTHONPATH=program:tests $(VENV)/bin/python -m fuzz.http $(FUZZ_ARGS)
 
 lint: environment ## run ruff, mypy, import-linter and shellcheck
 	$(VENV)/bin/python -m ruff check . $(EXECUTABLES)

@@ -1,6 +1,8 @@
 """Faults while the real `serve` serves: what may be lost, what health says, and how it ends."""
 
 import contextlib
+import http.client
+import json
 import os
 import signal
 import socket
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from processes import wait_for
+from processes import render_request, wait_for
 
 READ_ONLY = "mount -o remount,bind,ro /; mount -o remount,bind,ro /tmp 2>/dev/null || true"
 
@@ -90,6 +92,35 @@ def test_on_the_way_out_it_refuses_connections_and_answers_what_it_took(live_ser
         assert server.process.poll() is None
         assert [future.result(30)[0] for future in futures] == [200] * 4
     assert server.process.wait(30) == 0
+
+
+def test_a_request_on_a_kept_connection_right_after_sigterm_is_answered(live_server):
+    server = live_server("echo")
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    headers = {"Content-Type": "application/json"}
+    with contextlib.closing(connection):
+        connection.request("POST", "/invocations", b"[1]", headers)
+        assert connection.getresponse().read()
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: is_refused(server.port), "refused connections")
+        connection.request("POST", "/invocations", b"[2]", headers)
+        response = connection.getresponse()
+        assert (response.status, response.getheader("Connection")) == (200, "close")
+        assert json.loads(response.read()) == {"predictions": [2]}
+    assert server.process.wait(30) == 0
+
+
+@pytest.mark.slow
+def test_a_request_that_does_not_arrive_before_the_server_ends_gets_503(live_server):
+    server = live_server("echo")
+    request = render_request(b"[1", b"Content-Type: application/json", b"Content-Length: 3")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=40) as client:
+        client.sendall(request)
+        wait_for(lambda: server.read_metric("tandem_in_flight") == 1, "a request in progress")
+        server.process.send_signal(signal.SIGTERM)
+        assert client.recv(12) == b"HTTP/1.1 503"
+    assert server.process.wait(30) == 0
+    assert "Traceback" not in server.log
 
 
 @pytest.mark.parametrize("seconds", [3600, -3600])

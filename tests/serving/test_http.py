@@ -14,7 +14,7 @@ import pytest
 
 from processes import render_request, wait_for
 from tandem.serving.fleet import MAX_BODY_BYTES
-from tandem.serving.http import MAX_HEAD
+from tandem.serving.http import MAX_HEAD, MAX_PIPELINED
 
 #: Bytes of a body that no socket buffer holds.
 LONG = 8 * 1024 * 1024
@@ -409,3 +409,67 @@ def test_refused_bodies_leave_no_memory(live_server):
         statuses = list(pool.map(lambda _: server.invoke(body)[0], range(40)))
     assert statuses == [400] * 40
     assert read_own_memory(worker) < 200 << 20  # 800 MB were sent
+
+
+def test_the_answers_before_a_broken_request_come_first(live_server, connect):
+    """A refusal would be taken for the answer to the first of them; the connection ends instead."""
+    server = live_server("slow_row")
+    for broken in (b"no HTTP\r\n\r\n", render_request(b"zz\r\n", b"Transfer-Encoding: chunked")):
+        client = connect(server, post(b"[0.3]") + broken + post(b"[0]"))
+        with client.makefile("rb") as stream:
+            assert read_stream(stream) == (200, b'{"predictions": [0.3]}')
+            assert stream.read() == b""
+    assert "Traceback" not in server.log
+
+
+def test_an_answered_request_that_turns_out_to_be_broken_gets_no_second_answer(live_server, connect):
+    server = live_server("echo")
+    client = connect(server, b"GET /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert read_answer(client)[0] == 404
+    client.sendall(b"zz\r\n" + post(b"[1]"))
+    with contextlib.suppress(ConnectionResetError):
+        assert client.recv(100) == b""
+
+
+def test_a_request_to_upgrade_is_answered_in_plain_http_unless_it_has_a_body(live_server, connect):
+    """Java's HttpClient and curl --http2 send such requests."""
+    server = live_server("echo")
+    upgrade = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c")
+    client = connect(server, b"\r\n".join([b"GET /ping HTTP/1.1", b"Host: a", *upgrade, b"", b""]))
+    assert read_answer(client)[0] == 200
+    status, body = read_answer(connect(server, render_request(b"[1]", *upgrade, b"Content-Length: 3")))
+    assert (status, "send plain HTTP/1.1" in json.loads(body)["message"]) == (400, True)
+    status, _ = read_answer(connect(server, b"CONNECT /ping HTTP/1.1\r\nHost: a\r\n\r\n"))
+    assert status == 405
+    assert "Traceback" not in server.log
+
+
+def test_trailers_have_the_limit_of_a_head(live_server, connect):
+    server = live_server("echo")
+    client = connect(server, render_request(b"3\r\n[1]\r\n0\r\n", b"Transfer-Encoding: chunked"))
+    with contextlib.suppress(ConnectionError):
+        for _ in range(20):
+            client.sendall(b"a: b\r\n" * 10_000)
+    with contextlib.suppress(ConnectionError):
+        assert read_answer(client)[0] == 431
+    assert server.ping() == 200
+
+
+def test_more_pipelined_requests_than_may_wait_end_the_connection(live_server, connect):
+    server = live_server("slow_row")
+    client = connect(server, post(b"[1]"))
+    wait_for(lambda: server.read_metric("tandem_in_flight") == 1, "a request in progress")
+    client.sendall(b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n" * (MAX_PIPELINED + 2))
+    with contextlib.suppress(ConnectionResetError):
+        assert client.recv(100) == b""
+    assert server.ping() == 200
+
+
+def test_a_content_length_of_thousands_of_zeros_is_a_number(live_server, connect):
+    server = live_server("echo")
+    line = b"Content-Length: " + b"0" * 5000 + b"3"
+    client = connect(server, render_request(b"[1]", line, b"Content-Type: application/json"))
+    assert read_answer(client) == (200, b'{"predictions": [1]}')
+    client = connect(server, render_request(b"[1]", line, b"Content-Type: text/strange"))
+    assert read_answer(client)[0] == 415
+    assert "Traceback" not in server.log

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def test_with_nginx_it_serves_and_refuses_as_without(live_server):
     status, headers, body = server.invoke(b"[" + b" " * 3_000_000 + b"1]")
     assert (status, json.loads(body)["error"]) == (413, "payload_too_large")
     assert headers["Content-Type"] == "application/json"
+    for broken in (b"no HTTP at all\r\n\r\n", b"GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(broken)
+            answer = client.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b'"error": "bad_request"' in answer
     assert server.stop() == 0
     assert "Traceback" not in server.log
 

@@ -109,10 +109,11 @@ class App:
         except ClientDisconnected:
             self._monitor.finish(CLIENT_CLOSED_REQUEST, started)
             return
+        except asyncio.CancelledError:  # by uvicorn, at the end of the time for requests in progress
+            late = Overloaded("the server is shutting down; try again in a second.")
+            status, answer_headers, body = _fail(late, headers)
         except Exception as error:  # noqa: BLE001  # whatever an algorithm raises is answered
-            status, kind, message = describe_error(error)
-            log_error(status, kind, message, _describe_request(headers))
-            answer_headers, body = render_error(status, kind, message)
+            status, answer_headers, body = _fail(error, headers)
             clear_error(error)
         self._monitor.finish(status, started)
         self._answers += 1  # a slow reader's answer takes memory, as a request does
@@ -190,6 +191,13 @@ async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": len(body) > SMALL_ANSWER})
     if len(body) > SMALL_ANSWER:
         await send({"type": "http.response.body", "body": b""})
+
+
+def _fail(error: Exception, headers: dict[bytes, bytes]) -> tuple[int, Headers, bytes]:
+    """Log why a request failed; return the status, the headers and the body of its answer."""
+    status, kind, message = describe_error(error)
+    log_error(status, kind, message, _describe_request(headers))
+    return status, *render_error(status, kind, message)
 
 
 def _decode(header: bytes | None) -> str | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn_worker import UvicornWorker
 
 from tandem.serving.errors import log_error, render_error
@@ -41,15 +42,22 @@ class Protocol(HttpToolsProtocol):
     _head_bytes = 0
     _timer: asyncio.TimerHandle | None = None
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._cycles: deque[RequestResponseCycle] = deque()  # the requests that are not answered
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request."""
         super().connection_made(transport)
         self._watch_client()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, and tell all requests in progress; uvicorn tells the last one."""
         if self._timer is not None:
             self._timer.cancel()
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -70,11 +78,16 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Note the end of its head; too many pipelined requests end the connection."""
         self._head_bytes = 0
+        is_upgrade = self.parser.should_upgrade()  # httptools reads nothing behind such a head
+        if is_upgrade and any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers):
+            self._refuse(400, "bad_request", "it has a body and asks for an upgrade; send plain HTTP/1.1")
+            return
         self._is_in_body = True
         super().on_headers_complete()
-        if len(self.pipeline) > MAX_PIPELINED:
+        self._cycles.append(self.cycle)
+        if len(self._cycles) > MAX_PIPELINED:
             self.transport.abort()
-        if self._is_ending:
+        if self._is_ending or is_upgrade:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -86,7 +99,15 @@ class Protocol(HttpToolsProtocol):
         """Note the end of the request."""
         self._head_bytes = 0
         self._is_receiving = self._is_in_body = False
-        super().on_message_complete()
+        if not self._is_broken:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Close the connection after the last answer before a broken request."""
+        self._cycles.popleft()
+        super().on_response_complete()
+        if self._is_broken and not self._cycles:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         """Wait until the client reads."""
@@ -108,19 +129,26 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that the parser refused."""
-        self._refuse(400, "bad_request", msg)
+        if not self._is_broken:
+            self._refuse(400, "bad_request", msg)
 
     def _refuse(self, status: int, kind: str, cause: str) -> None:
+        """Refuse what is being received; but where earlier requests wait for answers, only end after them.
+
+        Their client would take the refusal for the answer to the first of them.
+        """
         message = f"the request could not be read: {cause}"
         log_error(status, kind, message, {})
         self._is_broken = True
-        is_own_body = self._is_in_body and not self.pipeline
-        if is_own_body and self.cycle.response_complete:
+        if self._is_in_body and len(self._cycles) > 1:
+            self._cycles.pop()
+            self.pipeline.popleft()
+        elif self._is_in_body and self.cycle.response_complete:
             self.transport.close()
-            return
-        if self.cycle.response_started if is_own_body else not self._is_idle():
-            self.cycle.keep_alive = False  # an earlier request would take the refusal for its answer
-            return
+        elif self._is_idle() or (self._is_in_body and not self.cycle.response_started):
+            self._send_refusal(status, kind, message)
+
+    def _send_refusal(self, status: int, kind: str, message: str) -> None:
         headers, body = render_error(status, kind, message)
         lines = b"".join(b"%b: %b\r\n" % header for header in [*headers, (b"connection", b"close")])
         status_line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode()
@@ -129,7 +157,7 @@ class Protocol(HttpToolsProtocol):
 
     def _is_idle(self) -> bool:
         """Return whether all requests are answered."""
-        return self.cycle is None or self.cycle.response_complete
+        return not self._cycles
 
     def _close_idle(self) -> None:
         if self._is_idle():
