@@ -62,7 +62,7 @@ def find_fault(requests, answers, rest):
         if is_misfit:
             return f"{status} {body[:200]} is no answer to {request}"
     missing = sum(request.is_whole for request in requests) - len(answers)
-    # A request that is not plain may end the connection, before its answer or, as its body proves broken, after.
+    # A request that is not plain may end the connection: before its answer, or after a broken body.
     if missing > 0 and not last_closes and all(one.is_plain for one in requests[: len(answers) + 1]):
         return f"{missing} requests without an answer"
     return f"more bytes: {rest[:100]}" if rest else None
