@@ -5,8 +5,7 @@
 wrk cannot replace it. Its Lua callback can check every answer that arrives, for less CPU time (17 to 27 µs
 a request against 27 to 49 µs; the server needs at least 300 µs). But an unanswered request is no error to
 wrk; the requests under way at its end are computed during the next measurement; and it adds invented
-samples to the latencies: of 95 answers after 2 ms and 5 after 200 ms its 90th percentile is 165 ms. oha and
-k6 are in none of Debian, PyPI and npm.
+samples to the latencies: of 95 answers after 2 ms and 5 after 200 ms its 90th percentile is 165 ms.
 """
 
 from __future__ import annotations

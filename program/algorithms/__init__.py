@@ -1,1 +1,1 @@
-"""The cartridges: one module or package each."""
+"""The algorithms: one module or package each."""

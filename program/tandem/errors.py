@@ -77,7 +77,7 @@ class ModelNotReady(TandemError):
 
 
 class Overloaded(TandemError):
-    """The model's queue is full; the caller should try again in a second."""
+    """The server is busy, or the request is late; the caller should try again in a second."""
 
     status = 503
     kind = "overloaded"

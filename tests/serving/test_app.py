@@ -85,8 +85,8 @@ def test_every_error_is_one_line_with_its_inference_id(client, caplog):
     echo = client("echo")
     post(echo, b"{", **{"X-Amzn-SageMaker-Inference-Id": "request-7"})
     (line,) = [record.message for record in caplog.records if "request_failed" in record.message]
-    told = json.loads(line)
-    assert (told["status"], told["error"], told["inference_id"]) == (400, "bad_request", "request-7")
+    logged = json.loads(line)
+    assert (logged["status"], logged["error"], logged["inference_id"]) == (400, "bad_request", "request-7")
 
 
 def test_custom_attributes_travel_both_ways(client):
@@ -116,3 +116,25 @@ def test_metrics_count_what_happened(client):
     assert 'tandem_stage_seconds_count{stage="total"} 3.0' in text
     assert "tandem_in_flight 0.0" in text
     assert 'tandem_device{device="cpu"} 1.0' in text
+
+
+def test_an_algorithm_that_exits_ends_its_request_only(client):
+    leaves = client("leaves")
+    for _ in range(2):
+        answer = post(leaves, b"[1]")
+        assert (answer.status_code, answer.json["error"]) == (500, "server_error")
+        assert "enough" not in answer.text
+    assert leaves.get("/ping").status_code == 200
+
+
+def test_an_output_fn_that_returns_a_number_is_the_algorithms_fault(client):
+    answer = post(client("leaves"), b"[7]")
+    assert (answer.status_code, answer.json["error"]) == (500, "server_error")
+
+
+@pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "x" * 1025, "é", 7])
+def test_custom_attributes_that_no_header_can_hold_are_the_algorithms_fault(client, value):
+    answer = post(client("sets_attributes"), json.dumps([value]).encode())
+    assert (answer.status_code, answer.json["error"]) == (500, "model_error")
+    assert "Set-Cookie" not in answer.headers
+    assert "at most 1024 printable ASCII characters" in answer.json["message"]

@@ -33,7 +33,7 @@ def harmed_server(live_server):
 
 @pytest.fixture
 def clock(tmp_path):
-    """Give the environment of a process whose wall clock can be set, and the function that sets it."""
+    """Return the environment of a process whose wall clock can be set, and the function that sets it."""
     library, offset = tmp_path / "clock.so", tmp_path / "clock"
     source = ROOT / "tests/clock/clock.c"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)

@@ -24,14 +24,14 @@ SMALL, MOBILE_NET, LARGE = 1 << 20, 24 << 20, 1 << 30
     ],
 )
 def test_the_plan_follows_gpus_then_cores_and_the_models_size(cores, gpus, model_bytes, wanted, planned):
-    plan = make_plan(Resources(cores, 192 * GIB), gpus, model_bytes, 128, wanted)
+    plan = make_plan(Resources(cores, 192 * GIB), gpus, model_bytes, wanted)
     assert (plan.workers, plan.cores) == planned
 
 
 @pytest.mark.parametrize(("memory", "workers"), [(GIB, 1), (4 * GIB, 5), (192 * GIB, 12)])
 def test_no_more_copies_of_the_model_than_fit_the_memory(memory, workers):
-    assert make_plan(Resources(96, memory), 0, MOBILE_NET, 128).workers == workers
-    assert make_plan(Resources(96, memory), 0, LARGE, 128, wanted=96).workers <= max(1, memory // LARGE)
+    assert make_plan(Resources(96, memory), 0, MOBILE_NET).workers == workers
+    assert make_plan(Resources(96, memory), 0, LARGE, wanted=96).workers <= max(1, memory // LARGE)
 
 
 def test_a_process_that_follows_a_dead_one_gets_its_slot():
@@ -74,7 +74,7 @@ def test_it_ends_when_process_after_process_ended_before_it_was_ready():
         live(ready=False)
     assert not fleet.end_reason
     live(ready=False)
-    assert "is there memory enough" in fleet.end_reason
+    assert "does it have enough memory" in fleet.end_reason
 
 
 def test_it_ends_when_a_model_cannot_be_loaded():

@@ -1,4 +1,4 @@
-"""Reading ahead: what slow and absent clients cost others."""
+"""HTTP over sockets: slow, absent and hostile clients, and what they cost others."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ def connect():
 
 
 def read_answer(client):
-    """Give (status, body) of one answer with a Content-Length."""
+    """Return (status, body) of one answer with a Content-Length."""
     with client.makefile("rb") as stream:
         return read_stream(stream)
 
@@ -64,7 +64,7 @@ def test_slow_clients_cost_nobody_anything(live_server, connect):
 
 
 def test_health_waits_for_no_client_that_announces_a_body(live_server, connect):
-    """The parser would wait five seconds for each of these before it gives the thread back."""
+    """Health has no body; one that is announced and does not come holds nobody up."""
     server = live_server("echo")
     for _ in range(3):
         connect(server, b"GET /ping HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
@@ -203,6 +203,18 @@ def test_what_comes_while_a_request_is_handled_waits_for_its_turn(live_server, c
         assert read_stream(stream) == (200, json.dumps({"predictions": [0, texts[2]]}).encode())
 
 
+def test_a_client_that_hangs_up_is_counted_as_such(live_server, connect):
+    """Whether its request is computed or waits for a thread."""
+    server = live_server("any_thread")
+    clients = [connect(server, post(b"[1]")) for _ in range(5)]
+    wait_for(lambda: server.read_metric("tandem_in_flight") == 5, "five requests in progress")
+    for client in clients:
+        client.close()
+    wait_for(lambda: server.read_metric('tandem_requests_total{status="499"}') == 5, "five hang-ups")
+    assert server.read_metric('tandem_requests_total{status="503"}') is None
+    assert "Traceback" not in server.log
+
+
 def test_a_client_that_leaves_while_its_request_is_handled_keeps_no_loop_busy(live_server, connect):
     server = live_server("any_thread")
     client = connect(server, post(b"[2]"))
@@ -253,7 +265,7 @@ def test_bodies_that_do_not_end_take_no_more_memory_than_is_kept_for_them(live_s
 
 
 def read_own_memory(pid):
-    """Give the bytes that a process has for itself."""
+    """Return the bytes of memory that a process does not share."""
     (line,) = re.findall(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(line) * 1024
 
@@ -296,7 +308,7 @@ def test_a_long_body_that_is_cut_off_is_not_scored(live_server, connect):
 
 
 def test_a_client_that_does_not_close_its_side_holds_nobody_up(live_server, connect):
-    """After `Connection: close` gunicorn would wait two seconds for each of these in its one loop."""
+    """After `Connection: close` the server does not wait for the client to close, too."""
     server = live_server("echo")
     request = b"GET /ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     clients = [connect(server, request) for _ in range(30)]
@@ -356,6 +368,8 @@ def read_cpu_seconds(pid):
         (render_request(b"", b"Content-Length: " + b"9" * 5000), 400, "bad_request"),
         (render_request(b"", b"Content-Length: 5", b"Transfer-Encoding: chunked"), 400, "bad_request"),
         (render_request(b"", b"Transfer-Encoding: br"), 400, "bad_request"),
+        (b"GET http://host HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request"),
+        (b"CONNECT host:443 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request"),
     ],
 )
 def test_a_request_that_the_parser_refuses_is_answered_like_every_error(
@@ -414,7 +428,12 @@ def test_refused_bodies_leave_no_memory(live_server):
 def test_the_answers_before_a_broken_request_come_first(live_server, connect):
     """A refusal would be taken for the answer to the first of them; the connection ends instead."""
     server = live_server("slow_row")
-    for broken in (b"no HTTP\r\n\r\n", render_request(b"zz\r\n", b"Transfer-Encoding: chunked")):
+    for broken in (
+        b"no HTTP\r\n\r\n",
+        b"GET http://host HTTP/1.1\r\n\r\n",
+        render_request(b"zz\r\n", b"Transfer-Encoding: chunked"),
+        render_request(b"zz\r\n" + b"x" * 200_000, b"Transfer-Encoding: chunked"),
+    ):
         client = connect(server, post(b"[0.3]") + broken + post(b"[0]"))
         with client.makefile("rb") as stream:
             assert read_stream(stream) == (200, b'{"predictions": [0.3]}')

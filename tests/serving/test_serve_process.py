@@ -10,6 +10,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from conftest import ROOT
 from processes import wait_for
 
@@ -108,8 +110,19 @@ def test_a_program_that_exits_ends_the_container(live_server, tmp_path):
     assert live_server("echo", ready=False).process.wait(30) == 3
 
 
-def test_ctrl_c_ends_it(live_server):
-    assert live_server("echo").stop(signal.SIGINT) == 0
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
+def test_a_signal_to_the_first_process_ends_it_within_seconds(live_server, number):
+    assert live_server("echo").stop(number, seconds=10) == 0
+
+
+def test_sigterm_while_models_load_ends_it_in_order(live_server, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "loading").touch()
+    server = live_server("slow_load", ready=False, SAGEMAKER_MODEL_SERVER_WORKERS="4")
+    server.wait_until(503)
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
+    assert "memory" not in server.log
 
 
 def test_a_dead_model_thread_costs_its_process_and_no_more(live_server):
@@ -208,7 +221,7 @@ def test_the_master_imports_no_framework_and_no_algorithm(live_server):
         assert f"/{name}/" not in maps
 
 
-def test_a_port_in_use_is_told(live_server):
+def test_a_port_in_use_is_reported(live_server):
     server = live_server("echo")
     second = subprocess.run(
         [sys.executable, ROOT / "program/serve"],

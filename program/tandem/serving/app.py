@@ -25,21 +25,21 @@ Send = Callable[[Any], Awaitable[None]]
 #: SageMaker's header that names a request, and the one that algorithms read and answer with.
 INFERENCE_ID = b"x-amzn-sagemaker-inference-id"
 CUSTOM_ATTRIBUTES = b"x-amzn-sagemaker-custom-attributes"
-#: Characters that SageMaker passes on of the latter.
+#: Characters of the custom attributes that SageMaker forwards.
 MAX_ATTRIBUTES = 1024
 #: Seconds that a request is computed before its connection is watched for a client that hangs up.
 WATCH_SECONDS = 0.25
 #: Status that /metrics counts where a client hung up, as nginx logs it.
 CLIENT_CLOSED_REQUEST = 499
-#: Bytes of an answer up to which nobody waits until the client has taken it.
+#: Bytes of an answer; a larger one counts as a request in progress until the client has read most of it.
 SMALL_ANSWER = 64 * 1024
 
 
 class App:
     """Answers SageMaker's routes with one scoring service.
 
-    `is_complete` returns whether all processes that serve here have loaded their models. `startup` is awaited
-    before the process takes connections, `shutdown` is called after its last one.
+    `is_complete` returns whether all processes of the server have loaded their models. `startup` is awaited
+    before the process takes connections.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class App:
         self._pages = WSGIMiddleware(create_pages(service, settings, monitor).wsgi_app, workers=2)  # type: ignore[arg-type]
         self._pool: ThreadPoolExecutor | None = None
         self._computing = 0
-        self._answers = 0
+        self._sending = 0
 
     def count_waiting(self) -> int:
         """Return how many requests wait for a thread of the pool."""
@@ -70,7 +70,7 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or go through the process's lifespan."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._run_lifespan(receive, send)
         elif scope["path"] == "/invocations" and scope["method"] == "POST":
             await self._score(scope, receive, send)
         elif scope["path"] == "/ping" and scope["method"] in {"GET", "HEAD"}:
@@ -78,7 +78,7 @@ class App:
         else:
             await self._pages(scope, receive, send)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         if self._startup is not None:
             await self._startup()
@@ -86,7 +86,7 @@ class App:
         await receive()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-        self._service.stop()
+        await asyncio.to_thread(self._service.stop)
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _ping(self, send: Send) -> None:
@@ -116,18 +116,18 @@ class App:
             status, answer_headers, body = _fail(error, headers)
             clear_error(error)
         self._monitor.finish(status, started)
-        self._answers += 1  # a slow reader's answer takes memory, as a request does
+        self._sending += 1  # a slow reader's answer takes memory, as a request does
         try:
             await _send(send, status, answer_headers, body)
         finally:
-            self._answers -= 1
+            self._sending -= 1
 
     async def _invoke(self, headers: dict[bytes, bytes], receive: Receive) -> tuple[Headers, bytes]:
         self._service.check()
         body = await self._bodies.read(headers.get(b"content-length"), receive)
         self._computing += 1
         try:
-            if self._computing + self._answers > self._settings.threads:
+            if self._computing + self._sending > self._settings.threads:
                 raise Overloaded("the server is busy with other requests; try again in a second.")
             attributes = headers.get(CUSTOM_ATTRIBUTES, b"").decode("latin-1")
             request = Request(
@@ -154,7 +154,7 @@ class App:
         return answer_headers, answer.body
 
     async def _compute(self, request: Request, receive: Receive) -> Answer:
-        """Score a request in the pool; it is taken out of the pool's queue when it is late or given up."""
+        """Score a request in the pool; it leaves the queue when it is late or its client disconnects."""
         if self._pool is None:  # only a loaded model says how many requests at once it can use
             self._pool = ThreadPoolExecutor(
                 self._service.max_concurrency or self._settings.threads, thread_name_prefix="request"
@@ -164,12 +164,20 @@ class App:
         await asyncio.wait([answer], timeout=WATCH_SECONDS)
         if not answer.done():
             disconnect = asyncio.ensure_future(receive())
-            await asyncio.wait(
-                [answer, disconnect], timeout=request.deadline.left, return_when=asyncio.FIRST_COMPLETED
-            )
-            if disconnect.done():
+            try:
+                await asyncio.wait(
+                    [answer, disconnect], timeout=request.deadline.left, return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                is_disconnected = disconnect.done()
+                disconnect.cancel()
+            if is_disconnected and not answer.done():
                 request.deadline.cancel()
-            disconnect.cancel()
+                future.cancel()
+                await asyncio.wait([answer])  # a thread that has begun ends soon
+                if not answer.cancelled():
+                    clear_error(answer.exception())
+                raise ClientDisconnected
             if not answer.done() and future.cancel():  # no thread had taken it
                 raise request.deadline.make_error()
         return await answer

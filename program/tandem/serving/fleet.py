@@ -31,22 +31,17 @@ LOADING, READY, FAILED = range(3)
 
 @dataclass(frozen=True)
 class Plan:
-    """How many processes serve, with how many request threads, cores and bytes of request bodies each."""
+    """How many processes serve, with how many cores and bytes of request bodies each."""
 
     workers: int
-    threads: int
     cores: int
     body_bytes: int = MAX_BODY_BYTES
 
     def __str__(self) -> str:
-        return (
-            f"{self.workers} process(es), each with {self.threads} request threads and {self.cores} core(s)"
-        )
+        return f"{self.workers} process(es), each with {self.cores} core(s)"
 
 
-def make_plan(
-    resources: Resources, gpus: int, model_bytes: int, threads: int, wanted: int | None = None
-) -> Plan:
+def make_plan(resources: Resources, gpus: int, model_bytes: int, wanted: int | None = None) -> Plan:
     """Return the plan: `wanted` processes, else one per GPU, else as many as the cores can keep busy.
 
     There are never more copies of the model than fit into memory.
@@ -60,11 +55,11 @@ def make_plan(
         logger.warning("%d processes do not fit into memory; starting %d", wanted, fitting)
     workers = min(wanted, fitting)
     body_bytes = min(MAX_BODY_BYTES, resources.memory_bytes // workers // BODY_SHARE)
-    return Plan(workers, threads, max(1, resources.cores // workers), body_bytes)
+    return Plan(workers, max(1, resources.cores // workers), body_bytes)
 
 
 class Fleet:
-    """The slots of the serving processes, one a GPU; a process that replaces another takes over its slot.
+    """The slots of the serving processes, one per GPU; a process that replaces another takes over its slot.
 
     Made before the processes are forked, it shares with them which are ready.
     """
@@ -74,7 +69,7 @@ class Fleet:
         self._slots: dict[int, int] = {}  # by the age of the process
         self._lost_starts = 0
         self._has_failed = False
-        self._states = mmap.mmap(-1, size + 1)  # a byte a slot; the last one: all have been ready once
+        self._states = mmap.mmap(-1, size + 1)  # one byte per slot; the last one: all have been ready once
 
     def take(self, age: int) -> int:
         """Return a free slot for the process with number `age`."""
@@ -108,7 +103,7 @@ class Fleet:
         if self._has_failed:
             return "the model cannot be loaded"
         if self._lost_starts >= MAX_LOST_STARTS:
-            return "process after process ended before its model was loaded; is there memory enough for it?"
+            return "process after process ended before its model was loaded; does it have enough memory?"
         return ""
 
     @property

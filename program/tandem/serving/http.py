@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections import deque
 from http import HTTPStatus
 from typing import Any
@@ -53,8 +54,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting, and tell all requests in progress; uvicorn tells the last one."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         for cycle in self._cycles:
             cycle.disconnected = True
             cycle.message_event.set()
@@ -66,13 +66,14 @@ class Protocol(HttpToolsProtocol):
             return
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > MAX_HEAD and not self.transport.is_closing():
+        if self._head_bytes > MAX_HEAD and not self._is_broken:
             self._refuse(431, "headers_too_large", f"its head is over {MAX_HEAD >> 10} KiB")
         self._watch_client()
 
     def on_message_begin(self) -> None:
-        """Note the start of a request."""
+        """Note the start of a request; the time for it starts anew."""
         self._is_receiving = True
+        self._stop_timer()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -82,8 +83,8 @@ class Protocol(HttpToolsProtocol):
         if is_upgrade and any(name in {b"content-length", b"transfer-encoding"} for name, _ in self.headers):
             self._refuse(400, "bad_request", "it has a body and asks for an upgrade; send plain HTTP/1.1")
             return
+        super().on_headers_complete()  # which raises for some targets
         self._is_in_body = True
-        super().on_headers_complete()
         self._cycles.append(self.cycle)
         if len(self._cycles) > MAX_PIPELINED:
             self.transport.abort()
@@ -168,7 +169,11 @@ class Protocol(HttpToolsProtocol):
         if self._is_receiving or self.flow.write_paused:
             if self._timer is None:
                 self._timer = self.loop.call_later(CLIENT_SECONDS, self._close_late)
-        elif self._timer is not None:
+        else:
+            self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
@@ -198,3 +203,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it has no types
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         logging.getLogger("uvicorn.error").propagate = True  # to where all other lines go
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Stop as on SIGTERM, which uvicorn handles; gunicorn sends SIGQUIT when it gets SIGINT itself."""
+        del sig, frame
+        signal.raise_signal(signal.SIGTERM)

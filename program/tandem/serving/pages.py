@@ -23,7 +23,7 @@ def create_pages(service: ScoringService, settings: Settings, monitor: Monitor) 
 
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
-        """Return how batch transform should send; no BatchStrategy, which its readers spell differently."""
+        """Return how batch transform should send; readers spell the values of BatchStrategy differently."""
         payload_mb = min(TRANSFORM_PAYLOAD_MB, settings.max_payload_mb or TRANSFORM_PAYLOAD_MB)
         return jsonify(MaxConcurrentTransforms=TRANSFORMS, MaxPayloadInMB=payload_mb)
 

@@ -1,4 +1,4 @@
-"""The server: gunicorn with one process per copy of the model, as many as the machine is good for."""
+"""The server: gunicorn with one process per copy of the model, as many as cores, GPUs and memory allow."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Open files and connections of a process, where the system allows as many.
 MAX_DESCRIPTORS = 65_536
+#: Seconds after SIGTERM in which connections are accepted: their requests may have been sent before it.
+ACCEPT_SECONDS = 0.1
 #: Exit status of a serving process that cannot go on.
 DIED = 1
 
@@ -79,8 +82,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "control_socket_disable": True,
             "worker_tmp_dir": self._scratch,
             "logger_class": _Log,
-            "pre_fork": lambda _server, worker: setattr(self, "_slot", self._fleet.take(worker.age)),
-            "post_fork": self._enter,
+            "pre_fork": self._before_fork,
+            "post_fork": self._after_fork,
             "child_exit": self._on_child_exit,
         }
         for name, value in options.items():
@@ -128,6 +131,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
         One that replaces another waits for its model first, as the other processes can answer meanwhile.
         """
+        loop = asyncio.get_running_loop()
+        stop: Any = signal.getsignal(signal.SIGTERM)  # uvicorn's, after which it accepts no connections
+        loop.add_signal_handler(signal.SIGTERM, loop.call_later, ACCEPT_SECONDS, stop, signal.SIGTERM, None)
         self._heartbeat = asyncio.create_task(self._notify())
         if self._plan.workers > 1 and self._fleet.is_complete and self._service is not None:
             await asyncio.to_thread(self._service.wait)
@@ -138,17 +144,20 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             self._worker.notify()
             await asyncio.sleep(10)
 
-    def _enter(self, _master: Any, worker: Any) -> None:
+    def _before_fork(self, _master: Any, worker: Any) -> None:
+        """Take a slot for a new process; end the server where another process would not help."""
+        if self._fleet.end_reason:
+            raise HaltServer(self._fleet.end_reason, Arbiter.WORKER_BOOT_ERROR)
+        self._slot = self._fleet.take(worker.age)
+
+    def _after_fork(self, _master: Any, worker: Any) -> None:
         self._worker = worker
         os.environ.update(self._environment())
 
     def _on_child_exit(self, _master: Any, worker: Any) -> None:
-        """Free what a process had, and end the server, once, where another process would not help."""
-        was_ending = bool(self._fleet.end_reason)
+        """Free what a process had."""
         self._fleet.free(worker.age)
         self._ended.append(worker.pid)
-        if not was_ending and self._fleet.end_reason:
-            raise HaltServer(self._fleet.end_reason, Arbiter.WORKER_BOOT_ERROR)
 
     def _limits(self, algorithm: Algorithm) -> Limits:
         return Limits(
@@ -241,7 +250,7 @@ def _serve(settings: Settings, decision: Decision, scratch: str) -> None:
     model_bytes = sum(
         path.stat().st_size for path in (settings.base_dir / "model").rglob("*") if path.is_file()
     )
-    plan = make_plan(find_resources(), len(decision.gpus), model_bytes, settings.threads, settings.workers)
+    plan = make_plan(find_resources(), len(decision.gpus), model_bytes, settings.workers)
     logger.info("plan: %s; port %d", plan, settings.port)
     _raise_descriptor_limit()
     with contextlib.ExitStack() as stack:

@@ -109,7 +109,8 @@ class ScoringService:
     def stop(self) -> None:
         """Finish what is queued and end the model thread, within `timeout` seconds."""
         self._batcher.close()
-        self._thread.join(self.limits.timeout)
+        if self.loaded:
+            self._thread.join(self.limits.timeout)
 
     @property
     def loaded(self) -> bool:
