@@ -52,12 +52,12 @@ class Parameter:
 
     @property
     def default_text(self) -> str:
-        """The default as text: `true`, `0.001`, `[64, 32]`, text bare, `None` for none."""
+        """The default as text: `true`, `0.001`, `[64, 32]`, strings unquoted, `None` if there is none."""
         is_json = isinstance(self.default, bool | int | float | list)
         return json.dumps(self.default) if is_json else str(self.default)
 
     def convert(self, value: Any) -> Any:
-        """Return the typed value, of a list one item's; raise ValueError unless it is within the limits."""
+        """Convert one value (one item, for a list); raise ValueError unless it is within the limits."""
         try:
             converted = (self.parse or TYPES[self.type][1])(value)
         except (TypeError, KeyError, OverflowError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tandem.errors import UserError
-from tandem.jobs.channels import Channel, check_content_type, labelled_files
+from tandem.jobs.channels import Channel, check_content_type, list_labelled_files
 
 PICTURES = {".jpg", ".png"}
 
@@ -20,13 +20,13 @@ def fill(root: Path, *names: str) -> Path:
 
 
 def listed(root: Path, **options: int) -> list[tuple[str, str]]:
-    found = labelled_files(root, PICTURES, "training", **options)
+    found = list_labelled_files(root, PICTURES, "training", **options)
     return [(path.relative_to(root).as_posix(), label) for path, label in found]
 
 
 def refusal(root: Path, **options: int) -> str:
     with pytest.raises(UserError) as caught:
-        labelled_files(root, PICTURES, "training", **options)
+        list_labelled_files(root, PICTURES, "training", **options)
     message = str(caught.value)
     assert "'training'" in message
     assert str(root) in message
@@ -52,7 +52,7 @@ def test_the_order_is_by_label_then_path(tmp_path):
 
 def test_suffixes_match_in_any_case(tmp_path):
     fill(tmp_path, "a/1.JPG", "b/2.Png", "b/3.txt")
-    assert labelled_files(tmp_path, [".Jpg", ".png"], "training") == [
+    assert list_labelled_files(tmp_path, [".Jpg", ".png"], "training") == [
         (tmp_path / "a/1.JPG", "a"),
         (tmp_path / "b/2.Png", "b"),
     ]
@@ -84,8 +84,8 @@ def test_entries_that_are_not_files_are_left_out_with_a_warning(tmp_path, caplog
     (tmp_path / "a/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     os.mkfifo(tmp_path / "b/pipe.jpg")
     assert len(listed(tmp_path)) == 2
-    assert "gone.jpg is not a file or a link to one; left out" in caplog.text
-    assert "pipe.jpg is not a file" in caplog.text
+    assert "gone.jpg is neither a file nor a link to one; skipped" in caplog.text
+    assert "pipe.jpg is neither a file" in caplog.text
 
 
 def test_a_missing_channel_is_named_with_its_path(tmp_path):

@@ -48,7 +48,7 @@ class Channel:
         if mode not in INPUT_MODES:
             raise UserError(
                 f"inputdataconfig.json: channel '{name}' has TrainingInputMode {mode!r:.40}; expected "
-                f"{_listed(INPUT_MODES, 'or')}"
+                f"{_join_names(INPUT_MODES, 'or')}"
             )
         return cls(
             name,
@@ -69,7 +69,7 @@ def check_content_type(channel: Channel, allowed: Sequence[str]) -> None:
         )
 
 
-def labelled_files(
+def list_labelled_files(
     directory: Path, suffixes: Collection[str], channel: str, *, minimum_classes: int = 2
 ) -> list[tuple[Path, str]]:
     """Return every file with one of the suffixes (in any case) and its label, sorted by label, then path.
@@ -79,45 +79,46 @@ def labelled_files(
     which names what was found, unless there are files of `minimum_classes` labels.
     """
     wanted = tuple(sorted({suffix.lower() for suffix in suffixes}))
-    expected = f"expected one folder per class with {_listed(wanted, 'or')} files"
-    folders, loose = _top(directory, channel, expected)
+    expected = f"expected one folder per class with {_join_names(wanted, 'or')} files"
+    folders, loose = _list_top_level(directory, channel, expected)
     where = f"the channel '{channel}' at {directory}"
 
     found: list[tuple[str, str]] = []
     others: Counter[str] = Counter()
     for label in folders:
         before = len(found)
-        for path in _files(directory, label, channel):
+        for path in _walk_label(directory, label, channel):
             if path.lower().endswith(wanted):
                 found.append((label, path))
             else:
                 others[os.path.splitext(path)[1].lower() or "no suffix"] += 1  # noqa: PTH122 - called a million times
         if len(found) == before:
             logger.warning(
-                "%s has no %s file in its folder %s", where, _listed(wanted, "or"), _printable(label)
+                "%s has no %s file in its folder %s", where, _join_names(wanted, "or"), _printable(label)
             )
     if not found:
         raise UserError(
-            f"{where} holds {_counted(folders, 'folder')} with {_kinds(others)} in them; {expected}"
+            f"{where} holds {_format_count(folders, 'folder')} with {_describe_suffixes(others)} in them; "
+            f"{expected}"
         )
     if strange := [label for label in folders if _printable(label) != label]:
         raise UserError(
-            f"{where} has class folders whose names are not UTF-8: {_listed(strange)}; rename them"
+            f"{where} has class folders whose names are not UTF-8: {_join_names(strange)}; rename them"
         )
     if loose:
         logger.warning(
-            "%s holds %s beside the folders of the classes; ignored", where, _counted(loose, "file")
+            "%s holds %s beside the folders of the classes; ignored", where, _format_count(loose, "file")
         )
     labels = sorted({label for label, _ in found})
     if len(labels) < minimum_classes:
         raise UserError(
-            f"{where} holds {_counted(labels, 'class', 'classes')}; {expected}, "
-            f"and at least {minimum_classes} of them{_misplaced(directory, labels, found)}"
+            f"{where} holds {_format_count(labels, 'class', 'classes')}; {expected}, "
+            f"and at least {minimum_classes} of them{_hint_at_nesting(directory, labels, found)}"
         )
     return [(Path(path), label) for label, path in sorted(found)]
 
 
-def _top(directory: Path, channel: str, expected: str) -> tuple[list[str], list[str]]:
+def _list_top_level(directory: Path, channel: str, expected: str) -> tuple[list[str], list[str]]:
     """Return the names of the folders and of the files at the top of the channel."""
     where = f"the channel '{channel}'"
     if not directory.exists():
@@ -126,16 +127,18 @@ def _top(directory: Path, channel: str, expected: str) -> tuple[list[str], list[
         raise UserError(f"{where} at {directory} is not a folder; {expected}")
     folders: list[str] = []
     files: list[str] = []
-    for entry in sorted(_entries(str(directory), channel), key=lambda entry: entry.name):
+    for entry in sorted(_scan(str(directory), channel), key=lambda entry: entry.name):
         (folders if entry.is_dir() else files).append(entry.name)
     if not folders and not files:
         raise UserError(f"{where} at {directory} is empty; {expected}")
     if not folders:
-        raise UserError(f"{where} at {directory} holds {_counted(files, 'file')} and no folders; {expected}")
+        raise UserError(
+            f"{where} at {directory} holds {_format_count(files, 'file')} and no folders; {expected}"
+        )
     return folders, files
 
 
-def _files(directory: Path, label: str, channel: str) -> Iterator[str]:
+def _walk_label(directory: Path, label: str, channel: str) -> Iterator[str]:
     """Yield the paths of all files below one class's folder."""
     root = os.stat(directory)  # noqa: PTH116 - as in the loop below
     pending = [(os.path.join(directory, label), frozenset({(root.st_dev, root.st_ino)}))]  # noqa: PTH118
@@ -145,16 +148,16 @@ def _files(directory: Path, label: str, channel: str) -> Iterator[str]:
         identity = (status.st_dev, status.st_ino)
         if identity in parents:
             continue  # a link back to a parent
-        for entry in _entries(folder, channel):
+        for entry in _scan(folder, channel):
             if entry.is_dir():
                 pending.append((entry.path, parents | {identity}))
             elif entry.is_file():
                 yield entry.path
             else:
-                logger.warning("%s is not a file or a link to one; left out", _printable(entry.path))
+                logger.warning("%s is neither a file nor a link to one; skipped", _printable(entry.path))
 
 
-def _entries(folder: str, channel: str) -> list[os.DirEntry[str]]:
+def _scan(folder: str, channel: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if entry.name[0] != "." and entry.name != "__MACOSX"]
@@ -162,7 +165,7 @@ def _entries(folder: str, channel: str) -> list[os.DirEntry[str]]:
         raise UserError(f"the channel '{channel}' cannot be read at {folder}: {error.strerror}") from error
 
 
-def _misplaced(directory: Path, labels: Sequence[str], found: Sequence[tuple[str, str]]) -> str:
+def _hint_at_nesting(directory: Path, labels: Sequence[str], found: Sequence[tuple[str, str]]) -> str:
     """Return a hint if the folders of the classes are one level too deep."""
     if len(labels) != 1:
         return ""
@@ -171,22 +174,22 @@ def _misplaced(directory: Path, labels: Sequence[str], found: Sequence[tuple[str
     if len(deeper) < 2:
         return ""
     return (
-        f"; the folder {_printable(labels[0])} holds {_counted(deeper, 'folder')}: "
+        f"; the folder {_printable(labels[0])} holds {_format_count(deeper, 'folder')}: "
         "if these are the classes, put them directly into the channel"
     )
 
 
-def _counted(names: Sequence[str], one: str, many: str = "") -> str:
+def _format_count(names: Sequence[str], one: str, many: str = "") -> str:
     number = f"{len(names)} {one if len(names) == 1 else many or one + 's'}"
-    return f"{number} ({_listed(names)})" if names else number
+    return f"{number} ({_join_names(names)})" if names else number
 
 
-def _kinds(others: Counter[str]) -> str:
+def _describe_suffixes(others: Counter[str]) -> str:
     kinds = [f"{count} {kind}" for kind, count in sorted(others.items())]
-    return f"{sum(others.values())} other files ({_listed(kinds)})" if kinds else "no files"
+    return f"{sum(others.values())} other files ({_join_names(kinds)})" if kinds else "no files"
 
 
-def _listed(names: Sequence[str], word: str = "") -> str:
+def _join_names(names: Sequence[str], word: str = "") -> str:
     shown = [_printable(name) for name in names[:MAX_NAMES]]
     if len(names) > MAX_NAMES and not word:
         return f"{', '.join(shown)} and {len(names) - MAX_NAMES} more"

@@ -118,7 +118,7 @@ def _list_channel(channel: Channel, minimum_classes: int) -> list[NamedItem]:
     """List a channel's images and their labels' names, by its index or else by its folders."""
     listing = index.find_index(channel.directory)
     if listing is None:
-        return channels.labelled_files(
+        return channels.list_labelled_files(
             channel.directory, codec.SUFFIXES, channel.name, minimum_classes=minimum_classes
         )
     try:
