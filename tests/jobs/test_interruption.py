@@ -134,13 +134,13 @@ def test_the_checkpoint_of_another_training_is_rejected_but_more_epochs_are_allo
     set_hyperparameters(job, batch_size="4")
     refused = job.start()
     assert refused.status == 1, refused.log
-    assert "batch_size was 8 and is 4 now" in job.failure
+    assert "batch_size was 8 and is now 4" in job.failure
     assert "empty the checkpoint location" in job.failure
     set_hyperparameters(job, batch_size="8", epochs="2")
     resumed = job.start()
     assert resumed.status == 0, resumed.log
     assert {epoch for epoch, _ in resumed.steps} == {2}
-    assert "epochs was 1 and is 2 now" in resumed.log
+    assert "epochs was 1 and is now 2" in resumed.log
 
 
 def test_a_job_without_a_checkpoint_config_keeps_none(make_job):
