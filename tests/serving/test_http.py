@@ -100,7 +100,7 @@ def test_a_reader_that_leaves_frees_its_place(live_server, connect):
 
 
 def test_a_request_that_waits_for_a_thread_is_counted_and_dropped_in_time(live_server, connect):
-    """Nobody computes for a caller that hung up, or that has waited too long and is told so."""
+    """Requests of callers that hung up or waited too long are not computed; the latter get 503."""
     server = live_server("any_thread", SERVER_THREADS="16", SAGEMAKER_MODEL_SERVER_TIMEOUT="1")
     with ThreadPoolExecutor(8) as pool:
         first = [pool.submit(server.invoke, b"[1.5]") for _ in range(3)]  # one computes, two wait
