@@ -39,12 +39,17 @@ def _interruptible():
 
 
 @pytest.fixture(autouse=True)
-def _environ():
-    """Restore the environment variables after each test."""
-    before = dict(os.environ)
+def _process():
+    """Restore the environment variables, the current folder and the signal handlers after each test."""
+    before, folder = dict(os.environ), Path.cwd()
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     yield
     os.environ.clear()
     os.environ.update(before)
+    os.chdir(folder)
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not handler and handler is not None:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
