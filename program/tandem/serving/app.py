@@ -196,8 +196,9 @@ def _invoke(service: ScoringService, request: Request, default_accept: str) -> A
 async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
     """Send an answer; return when the client has taken most of it."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": len(body) > SMALL_ANSWER})
-    if len(body) > SMALL_ANSWER:
+    is_large = len(body) > SMALL_ANSWER
+    await send({"type": "http.response.body", "body": body, "more_body": is_large})
+    if is_large:
         await send({"type": "http.response.body", "body": b""})
 
 

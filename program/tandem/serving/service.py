@@ -196,7 +196,7 @@ class ScoringService:
 
     def _check_content_type(self, header: str | None) -> str:
         content_type = formats.canonical_media_type(header or "application/octet-stream")
-        media_type = content_type.partition(";")[0]
+        media_type = formats.name_media_type(content_type)
         known = map(formats.canonical_media_type, self.algorithm.content_types)
         if not any(fnmatch.fnmatchcase(media_type, pattern) for pattern in known):
             raise UnsupportedMediaType(
